@@ -1,0 +1,123 @@
+"""Waiting that ends: deadlines on silence, not on total time, and errors that say who waited for what.
+
+A wait fails when nothing has progressed for `silence_seconds`. Progress is any change of the value that `progress`
+returns (tokens generated, rows scored, files written), or the arrival of one of several results. A slow step that
+moves is never killed; a step that hangs is, whatever its size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Awaitable, Callable, Hashable, Mapping, TypeVar
+
+T = TypeVar("T")
+Label = TypeVar("Label", bound=Hashable)
+POLL_SECONDS = 1.0
+
+
+class DeadlineExceeded(TimeoutError):
+    """Nothing progressed for too long. The message names who waited, for what, and what was still missing."""
+
+
+def _exceeded(who: str, what: str, silence: "Silence", missing: str = "") -> DeadlineExceeded:
+    still = f" ({missing})" if missing else ""
+    return DeadlineExceeded(f"{who} waited for {what}{still}: no progress for {silence.limit:g} s; last value {silence.last!r}")
+
+
+class Silence:
+    """Seconds since a value last changed. The clock is injectable."""
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic):
+        if limit <= 0:
+            raise ValueError(f"a deadline needs a positive number of seconds, got {limit}")
+        self.limit = limit
+        self._clock = clock
+        self._since = clock()
+        self.last: object = None
+
+    def observe(self, value: object) -> None:
+        """Report the current progress value; a change starts the silence anew."""
+        if value != self.last:
+            self.last = value
+            self._since = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._since
+
+    @property
+    def exceeded(self) -> bool:
+        return self.seconds >= self.limit
+
+
+async def wait_with_progress(
+    awaitable: Awaitable[T],
+    *,
+    who: str,
+    what: str,
+    silence_seconds: float,
+    progress: Callable[[], object] | None = None,
+    poll_seconds: float = POLL_SECONDS,
+) -> T:
+    """Await a result; cancel it and raise DeadlineExceeded once `progress()` has not changed for `silence_seconds`.
+
+    Without `progress` the limit is on the whole wait.
+    """
+    silence = Silence(silence_seconds)
+    task = asyncio.ensure_future(awaitable)
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=min(poll_seconds, silence_seconds))
+            if done:
+                return task.result()
+            if progress is not None:
+                silence.observe(progress())
+            if silence.exceeded:
+                raise _exceeded(who, what, silence)
+    finally:
+        if not task.done():
+            task.cancel()
+
+
+class RayWait:
+    """Waits of one process on Ray results. `who` is the name that its errors carry."""
+
+    def __init__(self, who: str, poll_seconds: float = POLL_SECONDS):
+        self.who = who
+        self.poll_seconds = poll_seconds
+
+    def one(self, ref: Any, what: str, silence_seconds: float, progress: Callable[[], object] | None = None) -> Any:
+        """The result of one reference; re-raises what the remote call raised."""
+        return self.all({what: ref}, what, silence_seconds, progress)[what]
+
+    def all(
+        self,
+        refs: Mapping[Label, Any],
+        what: str,
+        silence_seconds: float,
+        progress: Callable[[], object] | None = None,
+        arrived: Callable[[Label, Any], None] | None = None,
+    ) -> dict[Label, Any]:
+        """The results of all references by label, `arrived(label, result)` called as each one comes in.
+
+        Every arrival is progress, and so is a change of `progress()`. Raises DeadlineExceeded with the labels still
+        missing, or the first remote error.
+        """
+        import ray
+
+        silence = Silence(silence_seconds)
+        labels = {ref: label for label, ref in refs.items()}
+        results: dict[Label, Any] = {}
+        while labels:
+            ready, _ = ray.wait(list(labels), num_returns=1, timeout=min(self.poll_seconds, silence_seconds))
+            for ref in ready:
+                label = labels.pop(ref)
+                results[label] = ray.get(ref)
+                if arrived is not None:
+                    arrived(label, results[label])
+            silence.observe((len(results), progress() if progress is not None else None))
+            if labels and silence.exceeded:
+                missing = ", ".join(str(label) for label in list(labels.values())[:5])
+                raise _exceeded(self.who, what, silence, f"{len(labels)} missing: {missing}")
+        return results

@@ -1,0 +1,317 @@
+"""RolloutWorker: one vLLM engine that samples groups and takes new weights. A plain async class; Ray wraps it outside.
+
+    NEW --start--> STALE --canary, prove--> SERVING --update_weights--> UPDATING --> STALE ...
+                     any failed update or proof --> DIRTY --complete update--> STALE;  engine death --> DEAD
+
+What holds
+    * It answers `generate` only in SERVING: with weights whose manifest was complete, whose checksums were equal, and
+      whose canary log-probs agreed with the learner's (DESIGN §5.5). The one exception is explicit: `start(trusted=True)`
+      serves the checkpoint's own weights, for evaluation, where there is no learner to compare with.
+    * Requests in flight during an update are frozen and continue on the new weights; their answers are handed out only
+      after the proof, and `Generation.version` is the oldest version among their tokens.
+    * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update.
+    * Log-probs are those the tokens were drawn from: after temperature, bans (and top-p, when below 1).
+    * A prompt is one request with n = G; its pictures are read from disk once and encoded once.
+
+The engine belongs to the event loop that ran `start`: under Ray, use one plain async actor with `max_concurrency` > 1
+and no concurrency groups, else calls never return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Sequence
+
+from actors.engine import Progress, build, prepare_environment
+from actors.types import Completion, Generation
+from actors.weights import WeightVersion, WeightVersionError, check_complete, expected_shapes
+from configs.schema import RolloutConfig, SamplingConfig
+from models.inputs import engine_media, load_images
+from models.loading import load_processor
+from models.tokens import banned_token_ids, end_token_id
+
+#: vLLM adds this to a banned token's logit; after softmax nothing is left of it.
+BAN_BIAS = -100.0
+
+
+class StaleWorker(RuntimeError):
+    """The worker was asked to serve, but its weights are not a proved version."""
+
+
+class CanaryMismatch(RuntimeError):
+    """The learner's log-probs of the canary differ from the worker's by more than the tolerance."""
+
+
+class WorkerState(str, Enum):
+    NEW = "new"
+    STALE = "stale"
+    SERVING = "serving"
+    UPDATING = "updating"
+    DIRTY = "dirty"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One prompt to sample: ids with ONE placeholder per medium, media by path, and how to sample.
+
+    `media` are the image files in order, or the frames of one video. Completion i of n is drawn with seed + i.
+    `greedy` takes the most likely token and ignores temperature and top_p.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    media: tuple[str, ...]
+    is_video: bool
+    n: int
+    seed: int
+    sampling: SamplingConfig
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerHealth:
+    """A worker's own view. `progress` grows while the engine computes; `in_flight` counts requests not yet answered."""
+
+    worker: str
+    state: str
+    version: int
+    in_flight: int
+    progress: int
+    prompts: int
+    generated_tokens: int
+
+
+class RolloutWorker:
+    """See the module docstring. `version` counts published weight versions; the checkpoint itself is version 0."""
+
+    def __init__(self, worker_id: str, model_path: str, config: RolloutConfig, dtype: str = "float32", seed: int = 0):
+        prepare_environment(config)
+        self.worker_id = worker_id
+        self.model_path = model_path
+        self.config = config
+        self.dtype = dtype
+        self.seed = seed
+        self.version = 0
+        self.state = WorkerState.NEW
+        self._engine = None
+        self._progress = Progress()
+        self._prompts = 0
+        self._in_flight = 0
+        self._served = 0
+        self._canary_version: int | None = None
+        self._expected: dict[str, tuple[int, ...]] = {}
+        self._update_lock = asyncio.Lock()
+        self._settled = asyncio.Event()
+
+    async def start(self, trusted: bool = False) -> dict:
+        """Start the engine on the model folder; returns what it is (plain data, "tensors": expected name -> shape).
+
+        `trusted` serves the checkpoint's weights without a canary. Raises what the loaders and vLLM raise.
+        """
+        if self.state is not WorkerState.NEW:
+            raise RuntimeError(f"worker {self.worker_id} was already started")
+        started = time.monotonic()
+        self._expected = expected_shapes(self.model_path)
+        processor = load_processor(self.model_path)
+        self._engine = build(self.model_path, self.config, self.dtype, self.seed, self._progress)
+        vocabulary = self._engine.model_config.get_vocab_size()
+        self._banned = tuple(banned_token_ids(processor, vocabulary))
+        self._end = end_token_id(processor)
+        await self._engine.collective_rpc("ladder_count_images")
+        await self._engine.update_weight_version(str(self.version))
+        self._enter(WorkerState.SERVING if trusted else WorkerState.STALE)
+        return {
+            "worker": self.worker_id,
+            "state": self.state.value,
+            "version": self.version,
+            "pid": os.getpid(),
+            "seconds": time.monotonic() - started,
+            "vocab_size": vocabulary,
+            "banned_token_ids": self._banned,
+            "tensors": dict(self._expected),
+        }
+
+    async def generate(self, request: RolloutRequest) -> Generation:
+        """Sample the G completions of one prompt.
+
+        Raises StaleWorker unless the worker serves a proved version (also when a version that some of the tokens came
+        from fails its proof), MediaError for an unreadable picture, ValueError for a prompt the engine refuses.
+        """
+        self._require_serving()
+        generation = await self._sample(request)
+        await self._settled.wait()
+        self._require_serving()
+        self._served += 1
+        return generation
+
+    async def generate_many(self, requests: Sequence[RolloutRequest]) -> list[Generation]:
+        """The generations of many requests, in their order, at most `max_num_seqs` prompts at a time."""
+        slots = asyncio.Semaphore(self.config.max_num_seqs)
+
+        async def one(request: RolloutRequest) -> Generation:
+            async with slots:
+                return await self.generate(request)
+
+        return list(await asyncio.gather(*(one(request) for request in requests)))
+
+    async def canary(self, request: RolloutRequest) -> Generation:
+        """Sample the canary prompt with the current weights, proved or not, for the learner to recompute.
+
+        Use a prompt with a picture, temperature 1 and a few completions of some tokens: greedy tokens of a confident
+        model have log-probs near 0 under any weights.
+        """
+        if self.state not in (WorkerState.STALE, WorkerState.SERVING):
+            raise StaleWorker(f"worker {self.worker_id} is {self.state.value}: no complete weights to run a canary on")
+        generation = await self._sample(request)
+        self._canary_version = generation.version
+        return generation
+
+    async def prove(self, gap: float) -> None:
+        """Admit the current version: `gap` is the largest |learner - worker| log-prob of its canary, in nats.
+
+        Raises CanaryMismatch (and stays out of service) when the gap exceeds `canary_tolerance` or is no number, and
+        StaleWorker when no canary was run since the last update.
+        """
+        if self.state not in (WorkerState.STALE, WorkerState.SERVING) or self._canary_version != self.version:
+            raise StaleWorker(
+                f"worker {self.worker_id} is {self.state.value} at version {self.version}; "
+                f"its last canary was of version {self._canary_version}: run the canary first"
+            )
+        if not gap <= self.config.canary_tolerance or not math.isfinite(gap):
+            self._enter(WorkerState.DIRTY)
+            raise CanaryMismatch(
+                f"worker {self.worker_id}, version {self.version}: canary log-probs differ from the learner's by {gap:.3g} nats, "
+                f"{self.config.canary_tolerance:g} are allowed; the engine does not hold the published weights"
+            )
+        self._enter(WorkerState.SERVING)
+
+    async def update_weights(self, version: WeightVersion) -> float:
+        """Take a published version; returns the seconds it took. The worker is then STALE until `prove`.
+
+        Raises WeightVersionError when the manifest is incomplete, a checksum is wrong, or the engine could not load
+        it; the worker is then DIRTY, its frozen requests are ended, and it serves nothing before a complete update.
+        """
+        async with self._update_lock:
+            if self.state in (WorkerState.NEW, WorkerState.DEAD):
+                raise StaleWorker(f"worker {self.worker_id} is {self.state.value}: it cannot take weights")
+            started = time.monotonic()
+            self._enter(WorkerState.UPDATING)
+            self._canary_version = None
+            try:
+                check_complete(version.manifest, self._expected)
+                await self._transfer(version)
+            except Exception as error:  # the engine reports a worker's failure as a bare Exception
+                await self._end_frozen_requests()
+                raise WeightVersionError(f"worker {self.worker_id} refused version {version.number}: {error}") from error
+            self.version = version.number
+            self._enter(WorkerState.STALE)
+            return time.monotonic() - started
+
+    async def _transfer(self, version: WeightVersion) -> None:
+        """vLLM's four phases inside a pause that freezes requests and clears every weight-dependent cache."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        await self._engine.start_weight_update()
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=version.wire()))
+        await self._engine.finish_weight_update(str(version.number))
+        await self._engine.resume_generation()
+
+    async def _end_frozen_requests(self) -> None:
+        self._enter(WorkerState.DEAD if self._engine.errored else WorkerState.DIRTY)
+        if self.state is WorkerState.DIRTY:
+            await self._engine.pause_generation(mode="abort", clear_cache=True)
+            await self._engine.resume_generation()
+
+    def health(self) -> WorkerHealth:
+        """Answers at once, whatever the engine is doing."""
+        if self._engine is not None and self._engine.errored:
+            self._enter(WorkerState.DEAD)
+        return WorkerHealth(
+            worker=self.worker_id,
+            state=self.state.value,
+            version=self.version,
+            in_flight=self._in_flight,
+            progress=self._progress.value,
+            prompts=self._prompts,
+            generated_tokens=self._progress.generated_tokens,
+        )
+
+    async def image_passes(self) -> int:
+        """Pictures (a video counts as one) that went through the engine's vision tower since the start."""
+        return (await self._engine.collective_rpc("ladder_images"))[0]
+
+    async def stop(self) -> None:
+        """End the engine's process. The worker cannot be started again."""
+        if self._engine is not None:
+            self._engine.shutdown()
+        self._enter(WorkerState.DEAD)
+
+    def _enter(self, state: WorkerState) -> None:
+        """Change state; waiters of finished requests wake when the weights are proved, or known to be useless."""
+        self.state = state
+        if state in (WorkerState.STALE, WorkerState.UPDATING):
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    def _require_serving(self) -> None:
+        if self.state is not WorkerState.SERVING:
+            raise StaleWorker(
+                f"worker {self.worker_id} is {self.state.value} at version {self.version}; it serves proved versions only"
+            )
+
+    async def _sample(self, request: RolloutRequest) -> Generation:
+        started = time.monotonic()
+        prompt: dict = {"prompt_token_ids": list(request.prompt_token_ids)}
+        if request.media:
+            images = await asyncio.to_thread(load_images, request.media)
+            prompt["multi_modal_data"] = engine_media(images, request.is_video)
+        self._prompts += 1
+        self._in_flight += 1
+        try:
+            final = None
+            # Ids are ours to choose; the engine's must be unique also when a prompt is issued again.
+            engine_id = f"{request.request_id}#{self._prompts}"
+            async for output in self._engine.generate(prompt, self._parameters(request), engine_id):
+                final = output
+        finally:
+            self._in_flight -= 1
+        completions = tuple(_completion(output) for output in sorted(final.outputs, key=lambda o: o.index))
+        versions = [int(span.version) for output in final.outputs for span in output.weight_versions or ()]
+        return Generation(
+            request_id=request.request_id,
+            expanded_prompt_ids=tuple(final.prompt_token_ids),
+            completions=completions,
+            version=min(versions, default=self.version),
+            worker=self.worker_id,
+            seconds=time.monotonic() - started,
+        )
+
+    def _parameters(self, request: RolloutRequest):
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        return SamplingParams(
+            n=request.n,
+            seed=request.seed,
+            temperature=0.0 if request.greedy else request.sampling.temperature,
+            top_p=1.0 if request.greedy else request.sampling.top_p,
+            max_tokens=request.sampling.max_new_tokens,
+            stop_token_ids=[self._end],
+            logit_bias={token: BAN_BIAS for token in self._banned},
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def _completion(output) -> Completion:
+    """Ids and log-probs of one finished vLLM CompletionOutput."""
+    token_ids = tuple(output.token_ids)
+    logprobs = tuple(entry[token].logprob for token, entry in zip(token_ids, output.logprobs or (), strict=True))
+    return Completion(token_ids, logprobs, output.text, output.finish_reason)

@@ -1,0 +1,53 @@
+"""What travels between the actors of stage 3. Plain frozen data: ids, log-probs and references, never pixels.
+
+Alignment, stated once: `token_ids[i]` was drawn with log-probability `logprobs[i]` (processed: after temperature and
+bans) given `prompt_token_ids + token_ids[:i]`. `prompt_token_ids` is the *unexpanded* prompt (one placeholder per
+medium) that was sent to the engine; `expanded_prompt_ids` is what the engine reports to have run on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from data.types import Prompt
+from rewards.outcome import Score
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Exactly what the engine sampled for one of the G members of a group."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: Literal["stop", "length", "abort"]
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ValueError(f"{len(self.token_ids)} tokens with {len(self.logprobs)} log-probs")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The answer to one rollout request: G completions of one prompt under one weight version."""
+
+    request_id: str
+    expanded_prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    version: int
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt, its completions and their scores: the unit of admission, loss and trace (DESIGN §3)."""
+
+    prompt: Prompt
+    generation: Generation
+    scores: tuple[Score, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scores) != len(self.generation.completions):
+            raise ValueError(f"{len(self.generation.completions)} completions with {len(self.scores)} scores")

@@ -1,0 +1,102 @@
+"""The engine's end of the shared-memory transport: a weight-transfer backend for vLLM, named "shm".
+
+This module is imported in the vLLM worker process, because `actors.engine` names its extension class; importing it
+registers the backend before vLLM builds its transfer engine. Nothing else imports it.
+
+What holds
+    * Every tensor is compared with the manifest before the model is touched, so a wrong file leaves the engine as it
+      was. The layerwise reload (the only way into CPU-packed and kernel-specific layers) is therefore opened at the
+      first `receive_weights`, not at `start_weight_update`, and always closed again: one bracket per update.
+    * An update that does not fill every parameter of the engine's model raises. The engine is then half new: the
+      RolloutWorker does not serve again before a complete update.
+    * Tied heads need no special case here: a version always brings `lm_head.weight` (see `actors.weights`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from actors.engine import WEIGHT_BACKEND
+from actors.weights import TensorSpec, WeightVersionError, read_verified
+
+
+@dataclass
+class ShmInit(WeightTransferInitInfo):
+    """The transport needs no rendezvous."""
+
+
+@dataclass
+class ShmUpdate(WeightTransferUpdateInfo):
+    """One complete version, as `WeightVersion.wire` makes it."""
+
+    path: str
+    manifest: list[list] = field(default_factory=list)
+
+
+class ShmWeightTransferEngine(WeightTransferEngine[ShmInit, ShmUpdate]):
+    init_info_cls = ShmInit
+    update_info_cls = ShmUpdate
+    supports_draft_weight_update = False
+
+    _open = False
+
+    def init_transfer_engine(self, init_info: ShmInit) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        """Deferred to the first `receive_weights` (see the module docstring)."""
+
+    @torch.no_grad()
+    def receive_weights(self, update_info: ShmUpdate) -> None:
+        specs = [TensorSpec(name, dtype, tuple(shape), check) for name, dtype, shape, check in update_info.manifest]
+        tensors = read_verified(update_info.path, specs)
+        needed = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        if not self._open:
+            initialize_layerwise_reload(self.model)
+            self._open = True
+        try:
+            loaded = self.model.load_weights(iter(tensors))
+            if needed - loaded:
+                raise WeightVersionError(f"{update_info.path}: the engine's {sorted(needed - loaded)[:5]} got no weights")
+        except BaseException:
+            self._close()
+            raise
+
+    def finish_weight_update(self) -> None:
+        if not self._open:
+            raise WeightVersionError("finish_weight_update without weights: no version was received")
+        self._close()
+
+    def _close(self) -> None:
+        self._open = False
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Holds no resources."""
+
+
+WeightTransferEngineFactory.register_engine(WEIGHT_BACKEND, ShmWeightTransferEngine)
+
+
+class LadderWorkerExtension:
+    """Mixed into vLLM's worker class; its methods are callable through `collective_rpc`."""
+
+    _ladder_images = 0
+
+    def ladder_count_images(self) -> None:
+        """Start counting the pictures (or videos) that go through the vision tower."""
+
+        def count(_module, args, kwargs):
+            grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+            self._ladder_images += len(grid)
+
+        self.model_runner.get_model().visual.register_forward_pre_hook(count, with_kwargs=True)
+
+    def ladder_images(self) -> int:
+        """Pictures (or videos) encoded by the vision tower since counting began."""
+        return self._ladder_images

@@ -1,0 +1,198 @@
+"""Every setting of the ladder: one typed, documented default in one place.
+
+A configuration is a YAML file over these models (`configs.load`). Unknown keys, wrong types and values out of range
+are refused before anything starts, with the place, the reason and the nearest valid name. The objects are frozen:
+what a run used is what its `config.yaml` says.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+StageName = Literal["sft1", "sft2", "coldstart", "grpo"]
+STAGES: tuple[StageName, ...] = ("sft1", "sft2", "coldstart", "grpo")
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    path: str = Field("models/tiny_base", description="Folder with model, processor and tokenizer (Hugging Face layout)")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in learner and engine")
+    freeze_vision: bool = Field(False, description="Train the language model only")
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = Field("auto", description="auto: sdpa, everywhere available")
+
+
+class RoomsConfig(Section):
+    """Procedural rooms, rendered on this machine (`data.scenes.rooms`)."""
+
+    train_rooms: int = Field(320, ge=1, description="Rooms of the training split")
+    heldout_rooms: int = Field(90, ge=1, description="Rooms of the held-out split, disjoint from training")
+    image_size: int = Field(168, ge=56, description="Side of the square pictures, pixels")
+    objects: tuple[int, int] = Field((4, 8), description="Fewest and most pieces of furniture in a room")
+    views: int = Field(8, ge=2, description="Pictures of one multi-view row (the paper: 8)")
+    video_frames: int = Field(8, ge=2, description="Frames of one video row, even (the model merges two frames)")
+    frames_per_room: int = Field(16, ge=8, description="Camera poses rendered per room; rows draw from them")
+
+
+class ConstructionConfig(Section):
+    """Thresholds of the question construction (`data.construct`). Ours: the paper publishes none."""
+
+    min_visible: float = Field(0.35, ge=0, le=1, description="Least share of an object's own pixels left by occlusion")
+    min_area: float = Field(0.012, ge=0, le=1, description="Least box area as a share of the picture")
+    max_truncation: float = Field(0.45, ge=0, le=1, description="Most of the projected box that may lie outside the picture")
+    min_distance_gap: float = Field(0.3, ge=0, description="Metres by which the nearest option must win")
+    direction_margin: float = Field(10.0, ge=0, description="Degrees a direction must keep from a sector border")
+    localization_per_room: int = Field(10, ge=0)
+    single_image_per_room: int = Field(10, ge=0)
+    multi_view_per_room: int = Field(2, ge=0)
+    video_per_room: int = Field(4, ge=0)
+    coldstart_per_room: int = Field(6, ge=0)
+
+
+class DataConfig(Section):
+    path: str | None = Field(None, description="A built data folder (train/ and heldout/ in the released layout); none: build")
+    source: str | None = Field(None, description="A posed-frames folder with scene.json to build from; none: procedural rooms")
+    preset: Literal["ladder", "paper"] = Field("ladder", description="Prompt templates (data.prompts)")
+    rooms: RoomsConfig = RoomsConfig()
+    construction: ConstructionConfig = ConstructionConfig()
+
+
+class OptimizerConfig(Section):
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for SFT, 1e-6 for GRPO)")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine")
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999))
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class SFTConfig(Section):
+    """One supervised stage: a Ray Train job with a DeepSpeed engine inside."""
+
+    epochs: float = Field(1.0, gt=0, description="Passes over the stage's rows")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps, whatever the epochs")
+    batch_size: int = Field(16, ge=1, description="Rows per optimizer step over all ranks")
+    micro_batch_size: int = Field(16, ge=1, description="Rows per forward pass of one rank")
+    ranks: int = Field(1, ge=1, description="Data-parallel learner ranks (Ray Train workers)")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    gradient_checkpointing: bool = Field(False)
+    checkpoint_steps: int = Field(100, ge=1, description="Steps between resumable checkpoints")
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class SamplingConfig(Section):
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(1024, ge=1)
+
+
+class RolloutConfig(Section):
+    """vLLM rollout workers."""
+
+    workers: int = Field(1, ge=1, description="Rollout workers; each owns one engine")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs Ray reserves per worker")
+    num_gpus: float = Field(0, ge=0, description="GPUs Ray reserves per worker")
+    threads: int = Field(1, ge=1, description="OMP threads of a CPU engine")
+    max_model_len: int = Field(1024, ge=64, description="Prompt and completion together, tokens")
+    max_num_seqs: int = Field(128, ge=1, description="Sequences an engine runs at once")
+    kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Key-value cache of a CPU engine, bytes")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    canary_tolerance: float = Field(1e-3, gt=0, description="Largest log-prob gap, nats, of a proved weight version")
+
+
+class RewardConfig(Section):
+    """Weights of the verifiable rewards; 0 switches a component off."""
+
+    format: float = Field(1.0, ge=0)
+    answer: float = Field(1.0, ge=0)
+    iou: float = Field(1.0, ge=0, description="Ours: the paper has no IoU reward; counts on rows that ask for boxes")
+    gate: Literal["none", "format", "accuracy"] = Field("none", description="Other components count only if this one holds")
+    mra_mode: Literal["inclusive", "strict", "float_compat"] = Field("inclusive")
+    custom: tuple[str, ...] = Field((), description="Rewards of your own, path/file.py:name")
+    num_cpus: float = Field(0.1, ge=0)
+    processes: int = Field(1, ge=1, description="Killable scorer processes inside the RewardActor")
+    timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one scoring call")
+    max_failed_share: float = Field(0.2, ge=0, le=1, description="Stop when more completions than this fail to score")
+
+
+class GRPOConfig(Section):
+    """Group-relative policy optimisation. Defaults: SPATIALLADDER §6.2 where it gives a value."""
+
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; none: one epoch over the prompts")
+    prompts_per_step: int = Field(8, ge=1)
+    group_size: int = Field(4, ge=2, description="Completions per prompt, G")
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl_coef: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
+    std_normalization: bool = Field(True, description="Divide by the group's standard deviation; false: Dr.GRPO")
+    aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field("sequence_mean")
+    zero_variance_tolerance: float = Field(1e-6, ge=0, description="A group whose rewards spread less carries no gradient")
+    mask_truncated: bool = Field(True, description="Completions that hit the length limit carry no gradient")
+    importance_cap: float = Field(2.0, ge=1, description="Truncation of the engine/learner importance weight")
+    localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
+    sampling: SamplingConfig = SamplingConfig()
+    checkpoint_steps: int = Field(20, ge=1)
+
+
+class LearnerConfig(Section):
+    """DeepSpeed learner of stage 3."""
+
+    ranks: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    threads: int = Field(2, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = Field(0)
+    micro_batch_tokens: int = Field(8192, ge=64, description="Padded tokens per forward pass of one rank")
+    gradient_checkpointing: bool = Field(False)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6, schedule="linear", warmup_ratio=0.0)
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation before and after every stage; same prompts, greedy."""
+
+    rows: int = Field(240, ge=1, description="Held-out rows per metric")
+    max_new_tokens: int = Field(128, ge=1)
+    pictures: int = Field(12, ge=0, description="Held-out pictures with boxes in the report")
+
+
+class DeadlineConfig(Section):
+    """Longest silences, seconds. A wait fails when nothing has progressed for this long, never by total time."""
+
+    engine_start: float = Field(300, gt=0)
+    generation: float = Field(300, gt=0)
+    reward: float = Field(120, gt=0)
+    learner: float = Field(600, gt=0)
+    weights: float = Field(300, gt=0)
+
+
+class RunConfig(Section):
+    """A whole ladder run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder of the run below `root`")
+    root: str = Field("runs", description="Folder that holds all runs")
+    seed: int = Field(0, ge=0)
+    stages: tuple[StageName, ...] = Field(STAGES, description="Stages to run, in ladder order")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sft1: SFTConfig = SFTConfig()
+    sft2: SFTConfig = SFTConfig()
+    coldstart: SFTConfig = SFTConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    reward: RewardConfig = RewardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    deadlines: DeadlineConfig = DeadlineConfig()
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> "RunConfig":
+        order = [STAGES.index(stage) for stage in self.stages]
+        if order != sorted(set(order)) or not order:
+            raise ValueError(f"stages must be a non-empty selection of {', '.join(STAGES)} in that order, got {', '.join(self.stages)}")
+        return self

@@ -1,0 +1,117 @@
+"""The one template module: what the policy reads in SFT, GRPO and evaluation, and what SFT wants it to write.
+
+`render` is used by every entry point, so a prompt cannot drift between stages. Two presets:
+
+* `ladder` - ours: media before text everywhere, one system prompt, one string per answer mode, compact JSON.
+* `paper`  - the released strings (SPATIALLADDER §3.1), needed for the released checkpoint, without the double encoding
+  of stage 1 (defect D1).
+
+Modes: `ground` asks for boxes as JSON (stage 1), `direct` for the bare answer (stage 2), `think` for
+`<think>…</think><answer>…</answer>` (cold start, GRPO; on a localisation row the JSON stands inside `<answer>`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal, Sequence
+
+from data.coordinates import Size, as_text_target, to_processed
+from data.types import MULTIPLE_CHOICE_TYPES, Box, Example, Prompt
+
+Mode = Literal["ground", "direct", "think"]
+Preset = Literal["ladder", "paper"]
+
+SYSTEM = "You are a helpful assistant."
+
+_LADDER_GROUND = "Locate the objects named in the question. Answer with a JSON list of bbox_2d and label."
+_LADDER_DIRECT = {"letter": "Answer with the option's letter.", "number": "Answer with a number."}
+_LADDER_THINK = {
+    "letter": "Think between <think> and </think>, then give the option's letter between <answer> and </answer>.",
+    "number": "Think between <think> and </think>, then give a number between <answer> and </answer>.",
+    "boxes": "Think between <think> and </think>, then give a JSON list of bbox_2d and label between <answer> and </answer>.",
+}
+
+_PAPER_SYSTEM_SFT = "You are a helpful assistant"
+_PAPER_GROUND = (
+    "Question: {q}\nPlease carefully observe the image first to identify the object(s) referred to in the question. "
+    "Note that each object type appears only once in the image. Please provide the 2D bounding box coordinates and "
+    "labels of the related objects in JSON format. "
+)
+_PAPER_DIRECT = {
+    "letter": "Please answer with the option's letter from the given choices directly.",
+    "number": "Please answer the question using a numerical value (e.g., 42 or 3.1) directly.",
+}
+_PAPER_THINK = (
+    "Please Think about this question as if you were a human pondering deeply. Engage in an internal dialogue using "
+    "expressions such as 'let me think', 'wait', 'Hmm', 'oh, I see', 'let's break it down', etc, or other natural "
+    "language thought expressions It's encouraged to include self-reflection or verification in the reasoning process. \n"
+)
+_PAPER_TAGS = "Please provide your detailed reasoning between the <think> </think> tags, and then answer the question "
+_PAPER_THINK_POST = {
+    "letter": _PAPER_TAGS + "with the option's letter from the given choices (e.g., A, B, etc.) within the <answer> </answer> tags.",
+    "number": _PAPER_TAGS + "with a numerical value (e.g., 42 or 3.1) within the <answer> </answer> tags.",
+    "boxes": _PAPER_TAGS + "with the 2D bounding box coordinates and labels in JSON format within the <answer> </answer> tags.",
+}
+
+
+def answer_kind(example: Example) -> Literal["letter", "number", "boxes"]:
+    """How the row is answered, by its question type."""
+    if example.is_localization:
+        return "boxes"
+    return "letter" if example.question_type in MULTIPLE_CHOICE_TYPES else "number"
+
+
+def boxes_json(boxes: Sequence[Box], original_size: Size, processed_size: Size, preset: Preset = "ladder") -> str:
+    """The boxes as the text target of stage 1: integers in the processed frame, encoded exactly once."""
+    items = [{"bbox_2d": list(as_text_target(to_processed(box.bbox, original_size, processed_size), processed_size)),
+              "label": box.label} for box in boxes]
+    if preset == "paper":
+        return "```json\n" + json.dumps(items, indent=4) + "\n```"
+    return json.dumps(items, separators=(",", ":"))
+
+
+def user_text(example: Example, mode: Mode, preset: Preset = "ladder") -> str:
+    """The text of the user turn, media not included. ValueError when the mode does not fit the row."""
+    kind = answer_kind(example)
+    if mode == "think" and example.prompt_text is not None:
+        return example.prompt_text
+    if (mode == "ground") != (kind == "boxes") and mode != "think":
+        raise ValueError(f"row {example.id}: mode {mode!r} does not fit a {example.question_type!r} question")
+    options = "\n".join(example.options or ())
+    if preset == "paper":
+        return _paper_text(example.question, options, mode, kind)
+    question = f"Question: {example.question}\n" + (f"Options:\n{options}\n" if options else "")
+    if mode == "ground":
+        return question + _LADDER_GROUND
+    return question + (_LADDER_DIRECT if mode == "direct" else _LADDER_THINK)[kind]
+
+
+def _paper_text(question: str, options: str, mode: Mode, kind: str) -> str:
+    if mode == "ground":
+        return _PAPER_GROUND.format(q=question)
+    if mode == "direct":
+        return f"Question: {question}" + (f"Options:\n{options}" if options else "") + "\n\n" + _PAPER_DIRECT[kind]
+    return f"Question: {question}" + (f"\nOptions:\n{options}" if options else "") + " \n" + _PAPER_THINK + _PAPER_THINK_POST[kind]
+
+
+def render(example: Example, mode: Mode, preset: Preset = "ladder", *, original_size: Size | None = None,
+           processed_size: Size | None = None) -> Prompt:
+    """An Example as a chat whose media come first, with the SFT target of that mode.
+
+    `original_size` and `processed_size` ((width, height) of the single image) are needed only for the target of a
+    `ground` prompt; without them the target is None. ValueError when the mode does not fit the row.
+    """
+    medium = [{"type": "video"}] if example.data_type == "video" else [{"type": "image"}] * len(example.media)
+    system = _PAPER_SYSTEM_SFT if preset == "paper" and (mode != "think" or example.solution is not None) else SYSTEM
+    messages = (
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": [*medium, {"type": "text", "text": user_text(example, mode, preset)}]},
+    )
+    target = None
+    if mode == "direct":
+        target = example.answer
+    elif mode == "think":
+        target = example.solution
+    elif original_size is not None and processed_size is not None:
+        target = boxes_json(example.boxes, original_size, processed_size, preset)
+    return Prompt(example, mode, messages, target)

@@ -1,0 +1,252 @@
+"""Questions about a scene seen through several pictures: multi-view and video rows.
+
+What holds
+    * An object may be asked about only if some picture of the row shows it clearly; a label must name one thing in the
+      whole scene, not only in the pictures, unless the question is about a category, and then every instance of it
+      must have been shown.
+    * "First seen" is the picture that first shows an object clearly. Appearance order is asked only where the order by
+      the first faint glimpse (a quarter of the thresholds) is the same.
+    * Room size is asked only where the scene knows its room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from configs.schema import ConstructionConfig
+from data.facts import CountFacts, GapFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
+from data.questions import (
+    MIN_DISTANCE, centimetres, confusable, is_clear, named_apart, round_robin, shuffled, size_facts, take_turns,
+)
+from data.records import ObjectRecord
+from data.relations import Level, axis_gaps, closest_distance, floor_distance, sector_names, turn_angle, turn_sector
+from data.scenes.types import Scene, SceneObject
+from data.templates import DIRECTION, SCENE, SEVERAL_INSTANCES, lettered, option_text
+from data.types import QUESTION_TYPES, DataType
+
+MULTI_VIEW_TYPES = ("object size", "absolute distance", "relative distance", "relative direction", "object count")
+VIDEO_TYPES = QUESTION_TYPES
+LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
+MAX_OPTIONS = 4
+#: Fewest categories whose order of appearance is asked.
+MIN_APPEARANCES = 3
+
+
+@dataclass(frozen=True)
+class SceneView:
+    """A scene through chosen pictures.
+
+    `objects` by id. `clear` and `glimpsed` map object ids to the first picture, counted from 1, that shows them
+    clearly, or shows them at all; ids of objects that no picture shows are missing.
+    """
+
+    objects: tuple[SceneObject, ...]
+    frames: tuple[str, ...]
+    clear: Mapping[int, int]
+    glimpsed: Mapping[int, int]
+    room: tuple | None
+
+    def only_one(self) -> list[SceneObject]:
+        """Clearly shown objects whose label fits nothing else in the scene."""
+        return [o for o in self.objects if o.id in self.clear
+                and not any(confusable(o.label, other.label) for other in self.objects if other is not o)]
+
+    def categories(self) -> dict[str, list[SceneObject]]:
+        """Categories all of whose instances are clearly shown and that no other category is confusable with."""
+        groups: dict[str, list[SceneObject]] = {}
+        for item in self.objects:
+            groups.setdefault(item.label, []).append(item)
+        return {label: groups[label] for label in sorted(groups)
+                if all(item.id in self.clear for item in groups[label])
+                and not any(confusable(label, other) for other in groups if other != label)}
+
+
+def view_scene(scene: Scene, frames: Sequence[str], records: Mapping[str, Sequence[ObjectRecord]],
+               config: ConstructionConfig) -> SceneView:
+    """What the pictures `frames`, in this order, show of the scene."""
+    clear: dict[int, int] = {}
+    glimpsed: dict[int, int] = {}
+    for number, frame in enumerate(frames, start=1):
+        for record in records[frame]:
+            if is_clear(record, config):
+                clear.setdefault(record.object_id, number)
+            if record.visibility >= config.min_visible / 4 and record.area >= config.min_area / 4:
+                glimpsed.setdefault(record.object_id, number)
+    objects = tuple(sorted(scene.objects, key=lambda item: item.id))
+    return SceneView(objects, tuple(frames), clear, glimpsed, scene.room)
+
+
+def covering_frames(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], count: int,
+                    config: ConstructionConfig, rng: np.random.Generator) -> tuple[str, ...]:
+    """Up to `count` frame names in temporal order: greedily those that show most new objects, then random ones."""
+    names = [frame.name for frame in scene.frames]
+    shows = {name: {r.object_id for r in records[name] if is_clear(r, config)} for name in names}
+    left, chosen, covered = shuffled(names, rng), set(), set()
+    while left and len(chosen) < count:
+        best = max(left, key=lambda name: len(shows[name] - covered))
+        left.remove(best)
+        chosen.add(best)
+        covered |= shows[best]
+    return tuple(name for name in names if name in chosen)
+
+
+def video_frames(scene: Scene, count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """Up to `count` evenly spaced frame names in temporal order, an even number; empty for fewer than two frames."""
+    names = [frame.name for frame in scene.frames]
+    count = min(count, len(names)) // 2 * 2
+    if count < 2:
+        return ()
+    step = (len(names) - 1) // (count - 1)
+    start = int(rng.integers(len(names) - step * (count - 1)))
+    return tuple(names[start + step * i] for i in range(count))
+
+
+def multi_view_rows(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], views: int, quota: int,
+                    config: ConstructionConfig, rng: np.random.Generator) -> list[Question]:
+    """Up to `quota` different questions about `views` pictures that together cover the objects; types in turn."""
+    frames = covering_frames(scene, records, views, config, rng)
+    if len(frames) < 2:
+        return []
+    return _rows("multi_view", MULTI_VIEW_TYPES, view_scene(scene, frames, records, config), quota, config, rng)
+
+
+def video_rows(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], count: int, quota: int,
+               config: ConstructionConfig, rng: np.random.Generator) -> list[Question]:
+    """Up to `quota` different questions about `count` frames in temporal order; types in turn."""
+    frames = video_frames(scene, count, rng)
+    if not frames:
+        return []
+    return _rows("video", VIDEO_TYPES, view_scene(scene, frames, records, config), quota, config, rng)
+
+
+def _rows(data_type: DataType, kinds: Sequence[str], view: SceneView, quota: int, config: ConstructionConfig,
+          rng: np.random.Generator) -> list[Question]:
+    return take_turns([scene_questions(data_type, kind, view, config, rng) for kind in shuffled(kinds, rng)], quota, set())
+
+
+def scene_questions(data_type: DataType, question_type: str, view: SceneView, config: ConstructionConfig,
+                    rng: np.random.Generator) -> Iterator[Question]:
+    """Questions of one type about a scene, random order."""
+    make = {"object size": _sizes, "absolute distance": _distances, "relative distance": _nearest,
+            "relative direction": _directions, "object count": _counts, "room size": _room, "appearance order": _orders}
+    for text, options, answer, facts, key in make[question_type](view, config, rng):
+        yield Question(data_type, question_type, text, view.frames, options, answer, facts,
+                       (data_type, question_type, view.frames, *key))
+
+
+def _sizes(view: SceneView, config, rng):
+    for a in shuffled(view.only_one(), rng):
+        yield (SCENE["object size"].format(a=a.label), None, str(centimetres(max(a.dimensions))),
+               size_facts(a.label, a.dimensions), (a.id,))
+
+
+def _distances(view: SceneView, config, rng):
+    for pair in shuffled(combinations(view.only_one(), 2), rng):
+        a, b = shuffled(pair, rng)
+        distance = closest_distance(a.center, a.dimensions, b.center, b.dimensions)
+        if distance < MIN_DISTANCE:
+            continue
+        along = tuple(map(float, axis_gaps(a.center, a.dimensions, b.center, b.dimensions)))
+        yield (SCENE["absolute distance"].format(a=a.label, b=b.label), None, f"{distance:.1f}",
+               GapFacts(a.label, b.label, along, distance), tuple(o.id for o in pair))
+
+
+def _nearest(view: SceneView, config, rng):
+    categories = view.categories()
+    for target in shuffled(view.only_one(), rng):
+        groups = {label: items for label, items in categories.items() if not confusable(label, target.label)}
+        distance = {label: min(closest_distance(target.center, target.dimensions, o.center, o.dimensions) for o in items)
+                    for label, items in groups.items()}
+        candidates = _clear_winner(shuffled(sorted(groups), rng), distance, config.min_distance_gap)
+        if len(candidates) < 2:
+            continue
+        nearest = min(candidates, key=lambda label: distance[label])
+        options, letter = lettered(candidates, nearest, rng)
+        order = [option_text(option) for option in options]
+        text = SCENE["relative distance"].format(candidates=", ".join(order), target=target.label)
+        if any(len(groups[label]) > 1 for label in order):
+            text += SEVERAL_INSTANCES
+        yield (text, options, letter, NearestFacts(target.label, tuple((label, distance[label]) for label in order), nearest),
+               (target.id, *sorted(order)))
+
+
+def _clear_winner(labels: Sequence[str], distance: Mapping[str, float], gap: float) -> list[str]:
+    """Up to four of `labels` of which the nearest wins by `gap`; as many as possible, else fewer than two."""
+    best: list[str] = []
+    for winner in labels:
+        rivals = [label for label in labels if distance[label] - distance[winner] >= max(gap, 1e-9)]
+        group = [winner, *rivals[: MAX_OPTIONS - 1]]
+        if len(group) > len(best):
+            best = group
+    return best
+
+
+def _directions(view: SceneView, config, rng):
+    return round_robin([_directions_of(level, view, config, rng) for level in shuffled(LEVELS, rng)])
+
+
+def _directions_of(level: Level, view: SceneView, config, rng):
+    near = config.min_distance_gap
+    for stand, face, query in shuffled(permutations(view.only_one(), 3), rng):
+        if min(floor_distance(stand.center, face.center), floor_distance(stand.center, query.center)) < max(near, 1e-6):
+            continue
+        angle = turn_angle(stand.center, face.center, query.center)
+        direction = turn_sector(angle, level, config.direction_margin)
+        if direction is None:
+            continue
+        options, letter = lettered(sector_names(level), direction, rng)
+        yield (DIRECTION[level].format(stand=stand.label, face=face.label, query=query.label), options, letter,
+               TurnFacts(stand.label, face.label, query.label, angle, direction), (level, stand.id, face.id, query.id))
+
+
+def _counts(view: SceneView, config, rng):
+    by_count: dict[int, list[str]] = {}
+    for label, items in view.categories().items():
+        by_count.setdefault(len(items), []).append(label)
+    labels = round_robin([iter(shuffled(by_count[n], rng)) for n in shuffled(sorted(by_count), rng)])
+    for label in labels:
+        items = view.categories()[label]
+        facts = CountFacts(label, tuple(sorted(view.clear[item.id] for item in items)))
+        yield SCENE["object count"].format(a=label), None, str(len(items)), facts, (label,)
+
+
+def _room(view: SceneView, config, rng):
+    if view.room is None:
+        return
+    sides = sorted((abs(view.room[1][i] - view.room[0][i]) for i in (0, 1)), reverse=True)
+    yield SCENE["room size"], None, f"{sides[0] * sides[1]:.1f}", RoomFacts(*sides), ()
+
+
+def _orders(view: SceneView, config, rng):
+    first: dict[str, tuple[int, int]] = {}
+    for item in view.objects:
+        if item.id in view.clear:
+            clear, glimpse = first.get(item.label, (10**6, 10**6))
+            first[item.label] = min(clear, view.clear[item.id]), min(glimpse, _glimpse(view, item.label))
+    labels = [label for label in sorted(first)
+              if not any(confusable(label, other.label) for other in view.objects if other.label != label)]
+    for size in range(MAX_OPTIONS, MIN_APPEARANCES - 1, -1):
+        for group in shuffled(combinations(labels, size), rng):
+            order = sorted(group, key=lambda label: first[label])
+            if not all(_before(first[a], first[b]) for a, b in zip(order, order[1:])):
+                continue
+            texts = [", ".join(order)]
+            others = [", ".join(p) for p in permutations(order) if list(p) != order]
+            texts += shuffled(others, rng)[: MAX_OPTIONS - 1]
+            options, letter = lettered(texts, texts[0], rng)
+            text = SCENE["appearance order"].format(categories=", ".join(shuffled(order, rng)))
+            yield text, options, letter, OrderFacts(tuple((label, first[label][0]) for label in order)), group
+
+
+def _glimpse(view: SceneView, label: str) -> int:
+    """First picture that shows any instance of the category at all."""
+    return min(view.glimpsed[item.id] for item in view.objects if item.label == label and item.id in view.glimpsed)
+
+
+def _before(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether (first clear, first glimpse) of one category precedes another's strictly in both senses."""
+    return a[0] < b[0] and a[1] < b[1]

@@ -1,0 +1,66 @@
+"""What a step's tokens say about its health, as sums that add up over micro-batches and ranks.
+
+What holds: `merge` is exact (sums and maxima, no means of means); a step without tokens has no numbers.
+
+Shapes: R rows by T token positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from grpo.losses import TokenLoss
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Sums and maxima over `tokens` tokens. Gaps are |log pi_old - log pi_engine| in nats; ratios come before the cap."""
+
+    tokens: int = 0
+    clipped: int = 0
+    kl_sum: float = 0.0
+    is_ratio_sum: float = 0.0
+    is_ratio_max: float = 0.0
+    gap_sum: float = 0.0
+    gap_max: float = 0.0
+
+    def merge(self, other: "TokenStats") -> "TokenStats":
+        """The stats of both parts together."""
+        mine, theirs = asdict(self), asdict(other)
+        joined = {key: max(mine[key], theirs[key]) if key.endswith("_max") else mine[key] + theirs[key] for key in mine}
+        return TokenStats(**joined)
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the step's record; empty when there was no token."""
+        if self.tokens == 0:
+            return {}
+        return {
+            "kl": self.kl_sum / self.tokens,
+            "clip_fraction": self.clipped / self.tokens,
+            "is_ratio_mean": self.is_ratio_sum / self.tokens,
+            "is_ratio_max": self.is_ratio_max,
+            "logprob_gap_mean": self.gap_sum / self.tokens,
+            "logprob_gap_max": self.gap_max,
+        }
+
+
+def token_stats(
+    terms: TokenLoss, old_logprobs_R_T: Tensor, behaviour_logprobs_R_T: Tensor, mask_R_T: Tensor
+) -> TokenStats:
+    """Stats of one micro-batch: its loss terms, the learner's and the engine's log-probs, all (R, T)."""
+    tokens = int(mask_R_T.sum())
+    if tokens == 0:
+        return TokenStats()
+    gaps = (old_logprobs_R_T - behaviour_logprobs_R_T).detach()[mask_R_T].double().abs()
+    ratios = terms.importance_R_T[mask_R_T].double()
+    return TokenStats(
+        tokens=tokens,
+        clipped=int(terms.clipped_R_T.sum()),
+        kl_sum=float(terms.kl_R_T[mask_R_T].double().sum()),
+        is_ratio_sum=float(ratios.sum()),
+        is_ratio_max=float(ratios.max()),
+        gap_sum=float(gaps.sum()),
+        gap_max=float(gaps.max()),
+    )

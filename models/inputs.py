@@ -1,0 +1,144 @@
+"""A chat and its pictures as the engine and the learner read them: one processor call, one truth.
+
+What holds: the engine gets the unexpanded prompt (one placeholder per medium) and the pictures; the learner gets the
+expanded ids, the patches and the positions. Both come from the same processor folder; `Encoded.input_ids` equals what
+the engine reports to have run on. Video rows are frame lists without time stamps and are declared as one frame per
+second to both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers.video_utils import VideoMetadata
+
+from models.positions import rope_positions
+
+#: Frames per second that a frame list is declared to have.
+FRAMES_PER_SECOND = 1.0
+
+
+class MediaError(ValueError):
+    """A picture that is missing or cannot be read: says which and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt ready for the forward pass; compared by identity, because samples that share the object share the vision pass.
+
+    prompt_ids: unexpanded ids, as the engine takes them. input_ids (S): expanded ids. token_types (S): 0 text, 1 image,
+    2 video. pixel_values (patches, 1176) float32 or None. grid_thw (media, 3) patches or None. positions (3, S).
+    """
+
+    prompt_ids: tuple[int, ...]
+    input_ids: tuple[int, ...]
+    token_types: tuple[int, ...]
+    pixel_values: torch.Tensor | None
+    grid_thw: torch.Tensor | None
+    positions: torch.Tensor
+
+    @property
+    def next_position(self) -> int:
+        """The position (on all three axes) of the first completion token."""
+        return int(self.positions.max()) + 1
+
+
+def load_images(paths: Sequence[str]) -> list[Image.Image]:
+    """The pictures as RGB, upright (EXIF applied), in order. MediaError names the first that fails."""
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                images.append(ImageOps.exif_transpose(image).convert("RGB"))
+        except FileNotFoundError:
+            raise MediaError(f"image {path} does not exist") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise MediaError(f"image {path} cannot be read ({error}); replace the file") from None
+    return images
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a picture as `load_images` gives it, EXIF orientation included."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+        raise MediaError(f"image {path} cannot be read ({error})") from None
+    return (height, width) if turned else (width, height)
+
+
+def processed_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) in pixels of the picture the model is given for an original of `size` (SPATIALLADDER §4.1)."""
+    image_processor = processor.image_processor
+    height, width = smart_resize(size[1], size[0], factor=image_processor.patch_size * image_processor.merge_size,
+                                 min_pixels=image_processor.size["shortest_edge"],
+                                 max_pixels=image_processor.size["longest_edge"])
+    return width, height
+
+
+def chat_text(processor: Qwen2_5_VLProcessor, messages: Sequence[dict]) -> str:
+    """The chat as text with one placeholder per medium, ending where the assistant begins."""
+    return processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+
+def prompt_token_ids(processor: Qwen2_5_VLProcessor, messages: Sequence[dict]) -> tuple[int, ...]:
+    """The unexpanded prompt ids that the engine takes."""
+    return tuple(processor.tokenizer(chat_text(processor, messages), add_special_tokens=False).input_ids)
+
+
+def video_metadata(frames: int) -> dict:
+    """Metadata of a frame list for vLLM: already sampled, one frame per second."""
+    return {"fps": FRAMES_PER_SECOND, "frames_indices": list(range(frames)), "total_num_frames": frames,
+            "duration": frames / FRAMES_PER_SECOND, "video_backend": "opencv", "do_sample_frames": False}
+
+
+def engine_media(images: Sequence[Image.Image], is_video: bool) -> dict:
+    """`multi_modal_data` of one vLLM request."""
+    if not images:
+        return {}
+    if is_video:
+        return {"video": [(np.stack([np.asarray(image) for image in images]), video_metadata(len(images)))]}
+    return {"image": list(images)}
+
+
+def engine_request(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Sequence[Image.Image],
+                   is_video: bool) -> dict:
+    """A vLLM prompt: unexpanded ids and media."""
+    return {"prompt_token_ids": list(prompt_token_ids(processor, messages)),
+            "multi_modal_data": engine_media(images, is_video)}
+
+
+def encode(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Sequence[Image.Image], is_video: bool,
+           tokens_per_second: float = 2.0) -> Encoded:
+    """Run the processor once. `tokens_per_second` is the model's `vision_config.tokens_per_second`.
+
+    ValueError when placeholders and media disagree.
+    """
+    text = chat_text(processor, messages)
+    media: dict = {}
+    if images and is_video:
+        metadata = VideoMetadata(total_num_frames=len(images), fps=FRAMES_PER_SECOND, duration=len(images) / FRAMES_PER_SECOND,
+                                 frames_indices=list(range(len(images))), video_backend="opencv")
+        media = {"videos": [np.stack([np.asarray(image) for image in images])], "video_metadata": [metadata],
+                 "do_sample_frames": False}
+    elif images:
+        media = {"images": list(images)}
+    out = processor(text=[text], return_tensors="pt", **media)
+    kind = "videos" if is_video else None
+    pixels = out.get(f"pixel_values_{kind}" if kind else "pixel_values")
+    grid = out.get("video_grid_thw" if is_video else "image_grid_thw")
+    ids = tuple(out["input_ids"][0].tolist())
+    types = tuple(out["mm_token_type_ids"][0].tolist())
+    grids = [tuple(row) for row in grid.tolist()] if grid is not None else []
+    seconds = float(out["second_per_grid_ts"][0]) if is_video and grids else 1.0
+    positions = rope_positions(types, grids, processor.image_processor.merge_size, tokens_per_second * seconds)
+    return Encoded(tuple(processor.tokenizer(text, add_special_tokens=False).input_ids), ids, types, pixels, grid,
+                   torch.from_numpy(positions))

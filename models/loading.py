@@ -1,0 +1,84 @@
+"""Model folders: checked, loaded and written in one layout that transformers and vLLM both read.
+
+A model folder holds weights (safetensors only), configuration, generation configuration, tokenizer, image and video
+processor and chat template. A folder that lacks one of them is refused before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Mapping
+
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+#: file (or alternatives) -> what it is for.
+_REQUIRED = (
+    (("config.json",), "model configuration"),
+    (("model.safetensors", "model.safetensors.index.json"), "weights in safetensors"),
+    (("tokenizer.json",), "tokenizer"),
+    (("processor_config.json", "preprocessor_config.json"), "image processor"),
+    (("chat_template.jinja", "chat_template.json"), "chat template"),
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ModelFolderError(ValueError):
+    """A model folder that cannot be used: says which folder, what is missing, and what to do."""
+
+
+def check_model_folder(path: str | Path) -> Path:
+    """The folder, if it has everything a stage needs; ModelFolderError otherwise. Reads only file names and config.json."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelFolderError(f"model folder {folder} does not exist; set model.path to a folder with a Qwen2.5-VL checkpoint")
+    missing = [f"{' or '.join(names)} ({purpose})" for names, purpose in _REQUIRED
+               if not any((folder / name).is_file() for name in names)]
+    if missing:
+        raise ModelFolderError(f"model folder {folder} lacks {', '.join(missing)}; save the processor beside the model "
+                               f"(processor.save_pretrained) or copy these files from the base model")
+    try:
+        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    except json.JSONDecodeError as error:
+        raise ModelFolderError(f"{folder / 'config.json'} is not JSON ({error}); restore it from the base model") from None
+    if model_type != "qwen2_5_vl":
+        raise ModelFolderError(f"{folder / 'config.json'}: model_type is {model_type!r}; this system trains 'qwen2_5_vl'")
+    return folder
+
+
+def load_processor(path: str | Path) -> Qwen2_5_VLProcessor:
+    """Tokenizer with image and video processors of a checked model folder."""
+    return AutoProcessor.from_pretrained(check_model_folder(path))
+
+
+def load_policy(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Qwen2_5_VLForConditionalGeneration:
+    """The model of a checked folder in `dtype` (a key of DTYPES), without key-value cache, on `device`."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(check_model_folder(path), dtype=DTYPES[dtype])
+    model.config.text_config.use_cache = False
+    return model.to(device)
+
+
+def empty_policy(path: str | Path) -> Qwen2_5_VLForConditionalGeneration:
+    """The model of a folder on the meta device: names and shapes without memory."""
+    with torch.device("meta"):
+        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(check_model_folder(path)))
+
+
+def save_policy(model: Qwen2_5_VLForConditionalGeneration, processor_folder: str | Path, folder: str | Path,
+                state_dict: Mapping[str, torch.Tensor] | None = None) -> Path:
+    """Write the model and the processor of `processor_folder` into `folder`, whole or not at all; returns the folder.
+
+    `state_dict` replaces the model's own weights (gathered from ZeRO-3). An existing folder is replaced.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, state_dict=dict(state_dict) if state_dict is not None else None)
+    load_processor(processor_folder).save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder

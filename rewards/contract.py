@@ -1,0 +1,100 @@
+"""The contract of a reward of your own: `(completion_text, example) -> float | dict[str, float]`, named by
+`path/to/file.py:name` in the configuration.
+
+What holds: loading fails before a run starts, with what to change; a value that is no finite number never becomes a
+reward. An empty dict says that the reward does not apply to the row. What the function itself raises goes through to
+the caller, whose outcome is `error`; isolation and deadlines are the caller's too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+
+from rewards.errors import RewardContractError
+
+BUILT_IN = ("format", "answer", "iou")
+RewardFunction = Callable[[str, object], float | Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class CustomReward:
+    """A loaded reward; `name` is the component it reports (a dict reports `name/key`)."""
+
+    name: str
+    function: RewardFunction
+
+    def __call__(self, completion_text: str, example: object) -> dict[str, float]:
+        """Components by name, all finite; RewardContractError when the function returned something else."""
+        result = self.function(completion_text, example)
+        if isinstance(result, Mapping):
+            return {f"{self.name}/{key}": self._number(value, f" for {key!r}") for key, value in result.items()}
+        return {self.name: self._number(result, "")}
+
+    def _number(self, value: object, where: str) -> float:
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise RewardContractError(
+                f"reward {self.name!r} returned {value!r}{where}: return a finite float or a dict of them"
+            )
+        return float(value)
+
+
+def load_reward(location: str) -> CustomReward:
+    """The reward at `path/file.py:name`, its file executed once per call.
+
+    Raises RewardContractError for a malformed location, a missing file or name, a file that does not import, and
+    something that is not a plain function of two positional arguments.
+    """
+    path, separator, name = location.rpartition(":")
+    if not separator or not path.endswith(".py") or not name.isidentifier():
+        raise RewardContractError(f"reward {location!r}: write path/to/file.py:name")
+    if not Path(path).is_file():
+        raise RewardContractError(f"reward {location!r}: there is no file {Path(path).resolve()}")
+    if name in BUILT_IN:
+        raise RewardContractError(f"reward {location!r}: {name!r} is a built-in component, choose another name")
+    members = vars(_execute(Path(path).resolve(), location))
+    if name not in members:
+        functions = sorted(key for key, value in members.items() if inspect.isfunction(value))
+        found = ", ".join(functions) or "none"
+        raise RewardContractError(f"reward {location!r}: no {name!r} in the file; its functions: {found}")
+    return CustomReward(name, _checked(members[name], location))
+
+
+def _execute(path: Path, location: str) -> ModuleType:
+    """The module of a file, registered under a name of its own (dataclasses and pickle look modules up by name)."""
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    module_name = f"custom_reward_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code: it may raise anything
+        del sys.modules[module_name]
+        reason = f"{type(error).__name__}: {error}"
+        raise RewardContractError(f"reward {location!r}: the file does not import: {reason}") from error
+    return module
+
+
+def _checked(function: object, location: str) -> RewardFunction:
+    if not callable(function):
+        raise RewardContractError(f"reward {location!r}: it is a {type(function).__name__}, not a function")
+    if inspect.iscoroutinefunction(function):
+        raise RewardContractError(f"reward {location!r}: it is async: write a plain function")
+    try:
+        inspect.signature(function).bind("text", None)
+    except TypeError as error:
+        raise RewardContractError(
+            f"reward {location!r}: it must take (completion_text, example) by position: {error}"
+        ) from error
+    return function

@@ -1,0 +1,148 @@
+"""The engine against a plain torch loop: same weights, same norms, whatever the ZeRO stage and the number of ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from configs.schema import OptimizerConfig
+from models.deepspeed_engine import PolicyEngine, free_port, learning_rate_factor, set_rank_environment
+
+OPTIMIZER = OptimizerConfig(lr=1e-2, schedule="cosine", warmup_ratio=0.25, weight_decay=0.1, max_grad_norm=0.5)
+STEPS, ROWS = 4, 6
+
+
+class Toy(torch.nn.Module):
+    """Two blocks, a norm and a head tied to the input embedding, under the names a policy has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(11, 8)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(2))
+        self.norm = torch.nn.LayerNorm(8)
+        self.lm_head = torch.nn.Linear(8, 11, bias=False)
+        self.lm_head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(ids)
+        for layer in self.layers:
+            hidden = hidden + torch.tanh(layer(hidden))
+        return self.lm_head(self.norm(hidden))
+
+
+class Wrapper(torch.nn.Module):
+    """Summed cross-entropy of the rows it is given."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.model(ids), labels, reduction="sum")
+
+
+def toy() -> Toy:
+    torch.manual_seed(3)
+    return Toy()
+
+
+def rows(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    return torch.randint(11, (ROWS,), generator=generator), torch.randint(11, (ROWS,), generator=generator)
+
+
+def reference() -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Plain AdamW over the mean of all rows; the schedule is written out again from its definition."""
+    model = toy()
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    adamw = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}])
+    factors = [1.0, 1.0, 0.75, 0.25]  # one warm-up step of four, then half a cosine over three: 1, 3/4, 1/4
+    norms = []
+    for step in range(STEPS):
+        for group in adamw.param_groups:
+            group["lr"] = 1e-2 * factors[step]
+        ids, labels = rows(step)
+        (Wrapper(model)(ids, labels) / ROWS).backward()
+        norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters())))
+        for parameter in model.parameters():
+            parameter.grad.mul_(min(1.0, 0.5 / norms[-1]))
+        adamw.step()
+        adamw.zero_grad()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, norms
+
+
+def train(engine: PolicyEngine, first: int, last: int, rank: int, world: int) -> list[float]:
+    """Each rank takes its rows one by one (uneven backward counts would be padded by the callers under test)."""
+    norms = []
+    for step in range(first, last):
+        ids, labels = rows(step)
+        for row in range(rank, ROWS, world):
+            engine.backward(engine(ids[row:row + 1], labels[row:row + 1]) / ROWS)
+        norms.append(engine.step().grad_norm)
+    return norms
+
+
+def all_stages(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    set_rank_environment(rank, world, "127.0.0.1", port, local_rank=rank, local_size=world)
+    results = {}
+    for stage in (0, 1, 2, 3):
+        engine = PolicyEngine(Wrapper(toy()), OPTIMIZER, stage, STEPS)
+        norms = train(engine, 0, 2, rank, world)
+        engine.save(Path(folder) / f"zero{stage}", "half", {"step": 2})
+        fresh = PolicyEngine(Wrapper(toy()), OPTIMIZER, stage, STEPS)
+        state = fresh.load(Path(folder) / f"zero{stage}", "half")
+        norms += train(fresh, state["step"], STEPS, rank, world)
+        weights = fresh.state_dict()
+        assert bool(weights) == (rank == 0)
+        results[stage] = ({name: tensor.clone() for name, tensor in weights.items()}, norms)
+        with pytest.raises(FileNotFoundError, match="no DeepSpeed checkpoint"):
+            fresh.load(Path(folder) / "elsewhere", "half")
+    if rank == 0:
+        torch.save(results, Path(folder) / "results.pt")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_zero_stage_trains_like_plain_torch_and_resumes(world: int, tmp_path: Path) -> None:
+    mp.spawn(all_stages, args=(world, free_port(), str(tmp_path)), nprocs=world)
+    results = torch.load(tmp_path / "results.pt")
+    expected, expected_norms = reference()
+    for stage in (0, 1, 2, 3):
+        weights, norms = results[stage]
+        assert norms == pytest.approx(expected_norms, rel=1e-4), f"ZeRO-{stage}"
+        assert weights.keys() == expected.keys(), f"ZeRO-{stage}"
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=lambda m: f"ZeRO-{stage} {name}: {m}")
+
+
+def test_schedules_warm_up_and_end_as_stated() -> None:
+    def factors(schedule: str, warmup: float) -> list[float]:
+        config = OptimizerConfig(schedule=schedule, warmup_ratio=warmup)
+        return [learning_rate_factor(step, 8, config) for step in range(8)]
+
+    assert factors("constant", 0.25) == [0.5, 1, 1, 1, 1, 1, 1, 1]
+    assert factors("linear", 0.0) == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert factors("cosine", 0.5)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors("cosine", 0.5)[5:] == pytest.approx([(1 + math.cos(math.pi * k / 4)) / 2 for k in (1, 2, 3)])
+
+
+@pytest.mark.engine
+def test_a_frozen_model_and_mixed_types_are_refused(tmp_path: Path) -> None:
+    mp.spawn(_refusals, args=(free_port(),), nprocs=1)
+
+
+def _refusals(_rank: int, port: int) -> None:
+    set_rank_environment(0, 1, "127.0.0.1", port)
+    frozen = Wrapper(toy()).requires_grad_(False)
+    with pytest.raises(ValueError, match="everything is frozen"):
+        PolicyEngine(frozen, OPTIMIZER, 0, STEPS)
+    mixed = Wrapper(toy())
+    mixed.model.norm.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="float32"):
+        PolicyEngine(mixed, OPTIMIZER, 0, STEPS)
