@@ -21,8 +21,8 @@ class DeadlineExceeded(TimeoutError):
 
 
 def _exceeded(who: str, what: str, silence: "Silence", missing: str = "") -> DeadlineExceeded:
-    still = f" ({missing})" if missing else ""
-    return DeadlineExceeded(f"{who} waited for {what}{still}: no progress for {silence.limit:g} s; last value {silence.last!r}")
+    wait = f"{who} waited for {what}" + (f" ({missing})" if missing else "")
+    return DeadlineExceeded(f"{wait}: no progress for {silence.limit:g} s; last value {silence.last!r}")
 
 
 class Silence:

@@ -6,6 +6,9 @@ What holds
     * Log-probs are `processed_logprobs`: what a token was really drawn from, after temperature and bans.
     * The environment is set before vLLM is imported for the first time: `prepare_environment` first, then `build`.
       vLLM is imported inside functions only.
+    * On the CPU no prefill is ever split: after a part of a prompt vLLM takes back the seeded generator's draw, which
+      CPU generators cannot do (`CPU Generator does not use offset`, and the engine dies). A step's budget of tokens
+      (and with it that of visual tokens) is therefore all that the running sequences can hold together.
     * The multimodal processor cache is off: a prompt is sent once with n = G, so it would only hold pixels, and it
       would be one more cache to keep in step across weight updates.
 """
@@ -35,9 +38,10 @@ def prepare_environment(config: RolloutConfig, environment: MutableMapping[str, 
         VLLM_WORKER_MULTIPROC_METHOD="spawn",
         TOKENIZERS_PARALLELISM="false",
     )
-    environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if config.num_gpus:
+        environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         return
+    environment.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings here are all about what is chosen below
     environment.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker stays inside the engine process: starts faster
         TORCHDYNAMO_DISABLE="1",  # else two sampler functions need a compiler and 20 s at the first request
@@ -69,7 +73,12 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
             tensor_parallel_size=max(1, int(config.num_gpus)),
         )
     else:
-        arguments.update(kv_cache_memory_bytes=config.kv_cache_bytes, enforce_eager=True, skip_mm_profiling=True)
+        arguments.update(
+            kv_cache_memory_bytes=config.kv_cache_bytes,
+            max_num_batched_tokens=config.max_num_seqs * config.max_model_len,
+            enforce_eager=True,
+            skip_mm_profiling=True,
+        )
     return arguments
 
 

@@ -5,8 +5,8 @@
 
 What holds
     * It answers `generate` only in SERVING: with weights whose manifest was complete, whose checksums were equal, and
-      whose canary log-probs agreed with the learner's (DESIGN §5.5). The one exception is explicit: `start(trusted=True)`
-      serves the checkpoint's own weights, for evaluation, where there is no learner to compare with.
+      whose canary log-probs agreed with the learner's (DESIGN §5.5). The one exception is explicit:
+      `start(trusted=True)` serves the checkpoint's own weights, for evaluation, where there is no learner to ask.
     * Requests in flight during an update are frozen and continue on the new weights; their answers are handed out only
       after the proof, and `Generation.version` is the oldest version among their tokens.
     * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update.
@@ -41,6 +41,10 @@ BAN_BIAS = -100.0
 
 class StaleWorker(RuntimeError):
     """The worker was asked to serve, but its weights are not a proved version."""
+
+
+class WorkerDead(RuntimeError):
+    """The engine's process is gone; start a new worker."""
 
 
 class CanaryMismatch(RuntimeError):
@@ -103,7 +107,6 @@ class RolloutWorker:
         self._progress = Progress()
         self._prompts = 0
         self._in_flight = 0
-        self._served = 0
         self._canary_version: int | None = None
         self._expected: dict[str, tuple[int, ...]] = {}
         self._update_lock = asyncio.Lock()
@@ -117,8 +120,8 @@ class RolloutWorker:
         if self.state is not WorkerState.NEW:
             raise RuntimeError(f"worker {self.worker_id} was already started")
         started = time.monotonic()
-        self._expected = expected_shapes(self.model_path)
         processor = load_processor(self.model_path)
+        self._expected = expected_shapes(self.model_path)
         self._engine = build(self.model_path, self.config, self.dtype, self.seed, self._progress)
         vocabulary = self._engine.model_config.get_vocab_size()
         self._banned = tuple(banned_token_ids(processor, vocabulary))
@@ -141,13 +144,13 @@ class RolloutWorker:
         """Sample the G completions of one prompt.
 
         Raises StaleWorker unless the worker serves a proved version (also when a version that some of the tokens came
-        from fails its proof), MediaError for an unreadable picture, ValueError for a prompt the engine refuses.
+        from fails its proof), WorkerDead when the engine died, MediaError for an unreadable picture, ValueError for a
+        request the engine refuses (too long, bad sampling values).
         """
         self._require_serving()
         generation = await self._sample(request)
         await self._settled.wait()
         self._require_serving()
-        self._served += 1
         return generation
 
     async def generate_many(self, requests: Sequence[RolloutRequest]) -> list[Generation]:
@@ -186,8 +189,9 @@ class RolloutWorker:
         if not gap <= self.config.canary_tolerance or not math.isfinite(gap):
             self._enter(WorkerState.DIRTY)
             raise CanaryMismatch(
-                f"worker {self.worker_id}, version {self.version}: canary log-probs differ from the learner's by {gap:.3g} nats, "
-                f"{self.config.canary_tolerance:g} are allowed; the engine does not hold the published weights"
+                f"worker {self.worker_id}, version {self.version}: canary log-probs differ from the learner's by "
+                f"{gap:.3g} nats, {self.config.canary_tolerance:g} are allowed; the engine does not hold the published "
+                "weights"
             )
         self._enter(WorkerState.SERVING)
 
@@ -208,7 +212,8 @@ class RolloutWorker:
                 await self._transfer(version)
             except Exception as error:  # the engine reports a worker's failure as a bare Exception
                 await self._end_frozen_requests()
-                raise WeightVersionError(f"worker {self.worker_id} refused version {version.number}: {error}") from error
+                refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
+                raise WeightVersionError(refusal) from error
             self.version = version.number
             self._enter(WorkerState.STALE)
             return time.monotonic() - started
@@ -249,9 +254,10 @@ class RolloutWorker:
 
     async def stop(self) -> None:
         """End the engine's process. The worker cannot be started again."""
-        if self._engine is not None:
-            self._engine.shutdown()
         self._enter(WorkerState.DEAD)
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.shutdown()
 
     def _enter(self, state: WorkerState) -> None:
         """Change state; waiters of finished requests wake when the weights are proved, or known to be useless."""
@@ -264,7 +270,8 @@ class RolloutWorker:
     def _require_serving(self) -> None:
         if self.state is not WorkerState.SERVING:
             raise StaleWorker(
-                f"worker {self.worker_id} is {self.state.value} at version {self.version}; it serves proved versions only"
+                f"worker {self.worker_id} is {self.state.value} at version {self.version}; "
+                "it serves proved versions only"
             )
 
     async def _sample(self, request: RolloutRequest) -> Generation:
@@ -273,14 +280,9 @@ class RolloutWorker:
         if request.media:
             images = await asyncio.to_thread(load_images, request.media)
             prompt["multi_modal_data"] = engine_media(images, request.is_video)
-        self._prompts += 1
         self._in_flight += 1
         try:
-            final = None
-            # Ids are ours to choose; the engine's must be unique also when a prompt is issued again.
-            engine_id = f"{request.request_id}#{self._prompts}"
-            async for output in self._engine.generate(prompt, self._parameters(request), engine_id):
-                final = output
+            final = await self._ask_engine(request, prompt)
         finally:
             self._in_flight -= 1
         completions = tuple(_completion(output) for output in sorted(final.outputs, key=lambda o: o.index))
@@ -293,6 +295,29 @@ class RolloutWorker:
             worker=self.worker_id,
             seconds=time.monotonic() - started,
         )
+
+    async def _ask_engine(self, request: RolloutRequest, prompt: dict):
+        """The engine's final RequestOutput. vLLM's error types end here: the caller's process may not know them."""
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._engine is None:
+            raise WorkerDead(f"worker {self.worker_id} was stopped")
+        self._prompts += 1
+        # Ids are the caller's to choose; the engine's must be unique also when a prompt is issued again.
+        engine_id = f"{request.request_id}#{self._prompts}"
+        final = None
+        try:
+            async for output in self._engine.generate(prompt, self._parameters(request), engine_id):
+                final = output
+        except EngineDeadError as error:
+            self._enter(WorkerState.DEAD)
+            raise WorkerDead(
+                f"worker {self.worker_id}: the engine died during request {request.request_id} ({error})"
+            ) from None
+        except (ValueError, VLLMClientError) as error:
+            raise ValueError(f"worker {self.worker_id}: request {request.request_id} was refused: {error}") from None
+        return final
 
     def _parameters(self, request: RolloutRequest):
         from vllm.sampling_params import RequestOutputKind, SamplingParams

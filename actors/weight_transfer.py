@@ -14,6 +14,7 @@ What holds
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,10 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from actors.engine import WEIGHT_BACKEND
 from actors.weights import TensorSpec, WeightVersionError, read_verified
+
+# At every update it warns "Failed to load weights" of layers that have none in any checkpoint (rotary tables). Layers
+# that should have received weights and did not are an error below.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
 
 @dataclass
@@ -61,8 +66,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInit, ShmUpdate]):
             self._open = True
         try:
             loaded = self.model.load_weights(iter(tensors))
-            if needed - loaded:
-                raise WeightVersionError(f"{update_info.path}: the engine's {sorted(needed - loaded)[:5]} got no weights")
+            if unfilled := sorted(needed - loaded):
+                raise WeightVersionError(f"{update_info.path}: the engine's {unfilled[:5]} got no weights")
         except BaseException:
             self._close()
             raise

@@ -127,10 +127,12 @@ def read_verified(path: str, manifest: Iterable[TensorSpec]) -> list[tuple[str, 
             present = set(content.keys())
             tensors = [(spec, content.get_tensor(spec.name)) for spec in specs if spec.name in present]
     except (OSError, SafetensorError) as error:
-        raise WeightVersionError(f"{path}: cannot be read ({error}); was it released, or is it on another machine?") from error
+        reason = f"cannot be read ({error}); was it released, or is it on another machine?"
+        raise WeightVersionError(f"{path}: {reason}") from error
     names = {spec.name for spec in specs}
     if names != present:
-        raise WeightVersionError(f"{path}: missing {sorted(names - present)[:5]}, not in the manifest {sorted(present - names)[:5]}")
+        missing, unknown = sorted(names - present)[:5], sorted(present - names)[:5]
+        raise WeightVersionError(f"{path}: missing {missing}, not in the manifest {unknown}")
     for spec, tensor in tensors:
         found = (dtype_name(tensor.dtype), tuple(tensor.shape))
         if found != (spec.dtype, spec.shape):
@@ -178,7 +180,8 @@ class WeightStore:
                 "enlarge shared memory (docker: --shm-size) or free it"
             )
         manifest = tuple(
-            TensorSpec(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor)) for name, tensor in tensors.items()
+            TensorSpec(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor))
+            for name, tensor in tensors.items()
         )
         path = self.folder / f"v{number}.safetensors"
         aside = path.with_name(path.name + ".tmp")

@@ -133,7 +133,6 @@ class GRPOConfig(Section):
     std_normalization: bool = Field(True, description="Divide by the group's standard deviation; false: Dr.GRPO")
     aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field("sequence_mean")
     zero_variance_tolerance: float = Field(1e-6, ge=0, description="A group whose rewards spread less carries no gradient")
-    mask_truncated: bool = Field(True, description="Completions that hit the length limit carry no gradient")
     importance_cap: float = Field(2.0, ge=1, description="Truncation of the engine/learner importance weight")
     localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
     sampling: SamplingConfig = SamplingConfig()

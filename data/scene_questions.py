@@ -190,25 +190,29 @@ def _directions(view: SceneView, config, rng):
 
 
 def _directions_of(level: Level, view: SceneView, config, rng):
-    near = config.min_distance_gap
+    """Answers in turn, so that the many "front" of a furnished room do not crowd out the few "back"."""
+    near = max(config.min_distance_gap, 1e-6)
+    by_answer: dict[str, list] = {}
     for stand, face, query in shuffled(permutations(view.only_one(), 3), rng):
-        if min(floor_distance(stand.center, face.center), floor_distance(stand.center, query.center)) < max(near, 1e-6):
+        if min(floor_distance(stand.center, face.center), floor_distance(stand.center, query.center)) < near:
             continue
         angle = turn_angle(stand.center, face.center, query.center)
         direction = turn_sector(angle, level, config.direction_margin)
-        if direction is None:
-            continue
-        options, letter = lettered(sector_names(level), direction, rng)
-        yield (DIRECTION[level].format(stand=stand.label, face=face.label, query=query.label), options, letter,
-               TurnFacts(stand.label, face.label, query.label, angle, direction), (level, stand.id, face.id, query.id))
+        if direction is not None:
+            facts = TurnFacts(stand.label, face.label, query.label, angle, direction)
+            by_answer.setdefault(direction, []).append((facts, (level, stand.id, face.id, query.id)))
+    for facts, key in round_robin([iter(by_answer[name]) for name in shuffled(sorted(by_answer), rng)]):
+        options, letter = lettered(sector_names(level), facts.direction, rng)
+        text = DIRECTION[level].format(stand=facts.stand, face=facts.face, query=facts.query)
+        yield text, options, letter, facts, key
 
 
 def _counts(view: SceneView, config, rng):
     by_count: dict[int, list[str]] = {}
     for label, items in view.categories().items():
         by_count.setdefault(len(items), []).append(label)
-    labels = round_robin([iter(shuffled(by_count[n], rng)) for n in shuffled(sorted(by_count), rng)])
-    for label in labels:
+    several = round_robin([iter(shuffled(by_count[n], rng)) for n in shuffled(sorted(by_count), rng) if n > 1])
+    for label in [*several, *shuffled(by_count.get(1, []), rng)]:  # else most answers would be 1
         items = view.categories()[label]
         facts = CountFacts(label, tuple(sorted(view.clear[item.id] for item in items)))
         yield SCENE["object count"].format(a=label), None, str(len(items)), facts, (label,)

@@ -31,7 +31,7 @@ def step_denominator(mode: Aggregation, sequences: int, tokens: int, max_tokens:
     if mode not in denominators:
         raise ValueError(f"aggregation {mode!r}: choose one of {', '.join(get_args(Aggregation))}")
     if sequences <= 0 or tokens <= 0 or denominators[mode] <= 0:
-        raise ValueError(f"{sequences} sequences with {tokens} tokens of at most {max_tokens}: nothing to average, skip")
+        raise ValueError(f"{sequences} sequences, {tokens} tokens of at most {max_tokens}: nothing to average, skip it")
     return float(denominators[mode])
 
 

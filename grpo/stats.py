@@ -16,7 +16,7 @@ from grpo.losses import TokenLoss
 
 @dataclass(frozen=True)
 class TokenStats:
-    """Sums and maxima over `tokens` tokens. Gaps are |log pi_old - log pi_engine| in nats; ratios come before the cap."""
+    """Sums and maxima over `tokens` tokens: gaps |log pi_old - log pi_engine| in nats, ratios before the cap."""
 
     tokens: int = 0
     clipped: int = 0
@@ -49,11 +49,17 @@ class TokenStats:
 def token_stats(
     terms: TokenLoss, old_logprobs_R_T: Tensor, behaviour_logprobs_R_T: Tensor, mask_R_T: Tensor
 ) -> TokenStats:
-    """Stats of one micro-batch: its loss terms, the learner's and the engine's log-probs, all (R, T)."""
+    """Stats of one micro-batch: its loss terms, the learner's and the engine's log-probs, all (R, T).
+
+    ValueError when a log-prob of a sampled token is NaN: a maximum would hide it.
+    """
     tokens = int(mask_R_T.sum())
     if tokens == 0:
         return TokenStats()
     gaps = (old_logprobs_R_T - behaviour_logprobs_R_T).detach()[mask_R_T].double().abs()
+    if gaps.isnan().any():
+        broken = int(gaps.isnan().sum())
+        raise ValueError(f"{broken} of {tokens} sampled tokens have a NaN log-prob in engine or learner")
     ratios = terms.importance_R_T[mask_R_T].double()
     return TokenStats(
         tokens=tokens,

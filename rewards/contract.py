@@ -61,11 +61,13 @@ def load_reward(location: str) -> CustomReward:
         raise RewardContractError(f"reward {location!r}: there is no file {Path(path).resolve()}")
     if name in BUILT_IN:
         raise RewardContractError(f"reward {location!r}: {name!r} is a built-in component, choose another name")
-    members = vars(_execute(Path(path).resolve(), location))
+    module = _execute(Path(path).resolve(), location)
+    members = vars(module)
     if name not in members:
-        functions = sorted(key for key, value in members.items() if inspect.isfunction(value))
-        found = ", ".join(functions) or "none"
-        raise RewardContractError(f"reward {location!r}: no {name!r} in the file; its functions: {found}")
+        found = inspect.getmembers(module, inspect.isfunction)
+        functions = [key for key, function in found if function.__module__ == module.__name__]
+        known = ", ".join(functions) or "none"
+        raise RewardContractError(f"reward {location!r}: no {name!r} in the file; its functions: {known}")
     return CustomReward(name, _checked(members[name], location))
 
 

@@ -33,12 +33,18 @@ GRPO_CHARTS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("KL to the reference, nats per token", ("kl",), False),
     ("Completion length, tokens", ("completion_tokens", "completion_tokens_max"), False),
     ("Log-prob gap, engine to learner, nats", ("logprob_gap_mean", "logprob_gap_max"), True),
-    ("Shares of completions and groups", ("valid_fraction", "zero_variance_fraction", "clip_fraction", "truncated_fraction"), False),
+    (
+        "Shares of completions and groups",
+        ("valid_fraction", "zero_variance_fraction", "clip_fraction", "truncated_fraction"),
+        False,
+    ),
     ("Importance ratio", ("is_ratio_mean", "is_ratio_max"), False),
     ("Loss and gradient norm", ("loss", "grad_norm"), False),
     ("Seconds per step", ("seconds_*",), False),
     ("Samples per second", ("samples_per_s",), False),
 )
+_ALWAYS = {GRPO_CHARTS[0][0], GRPO_CHARTS[1][0]}  # drawn even when empty: their absence is news
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _LONG_TEXT = 6000  # characters of one prompt or completion shown
 _LARGEST = 1e30  # a number beyond this is no coordinate and no metric
 
@@ -53,27 +59,29 @@ def write_report(run_folder: Path, pictures: int = 12, traces: int = 12) -> Path
     sections = [
         ("results", "Results", _results(summary)),
         ("pictures", "Held-out pictures", _pictures(run, pictures)),
-        ("curves", "Training curves", "".join(_curves(run, stage) for stage in STAGES)),
+        ("curves", "Training curves", _all_curves(run)),
         ("answers", "Held-out answers", _answers(run, pictures)),
         ("traces", "Traces", _traces(run.traces(traces))),
         ("run", "The run", _about(summary, run.config_text())),
     ]
     if run.notes:
-        sections.append(("notes", "Unreadable files", "<ul>" + "".join(f"<li>{escape(n)}</li>" for n in run.notes) + "</ul>"))
+        notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
+        sections.append(("notes", "Unreadable files", f"<ul>{notes}</ul>"))
     path = run_folder / "report" / "index.html"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".index.html.{os.getpid()}")
-    temporary.write_bytes(_page(run_folder.resolve().name, sections).encode("utf-8", errors="replace"))  # lone surrogates
+    page = _page(run_folder.resolve().name, sections)
+    temporary.write_bytes(page.encode("utf-8", errors="replace"))  # model text may hold lone surrogates
     temporary.replace(path)
     return path
 
 
 def _page(name: str, sections: Sequence[tuple[str, str, str]]) -> str:
     nav = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>' for key, title, content in sections)
+    body = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{inner}</section>' for key, title, inner in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(name)} · ladder report</title><style>{CSS}</style></head><body><main>"
         f'<h1>{escape(name)}</h1><p class="soft">Perception → understanding → reasoning: one run of the ladder.</p>'
@@ -88,17 +96,18 @@ def _results(summary: dict) -> str:
     stages = _dict(summary.get("stages"))
     rows = []
     for stage in [*STAGES, *(key for key in stages if key not in STAGES)]:
+        title = escape(TITLES.get(stage, stage))
         metrics = {k: v for k, v in _dict(stages.get(stage)).items() if isinstance(v, dict)}
         if not metrics:
-            rows.append(f'<tr><td>{escape(TITLES.get(stage, stage))}</td><td class="none" colspan="5">no result yet</td></tr>')
+            rows.append(f'<tr><td>{title}</td><td class="none" colspan="5">no result yet</td></tr>')
         for index, (metric, record) in enumerate(metrics.items()):
-            stage_cell = escape(TITLES.get(stage, stage)) if index == 0 else ""
+            stage_cell = title if index == 0 else ""
             rows.append(f"<tr><td>{stage_cell}</td>{_result_cells(metric, record)}</tr>")
     head = "".join(f'<th class="number">{title}</th>' for title in ("Before", "After", "Difference", "Rows"))
     return (
         f'<div class="scroll"><table><tr><th>Stage</th><th>Held-out metric</th>{head}</tr>{"".join(rows)}</table></div>'
-        '<p class="soft">Same held-out prompts before and after, greedy decoding. In brackets: 95 % bootstrap interval over '
-        "rows; for the difference, over the paired differences. Unreadable and cut-off answers count as wrong.</p>"
+        '<p class="soft">Same held-out prompts before and after, greedy decoding. In brackets: 95 % bootstrap interval '
+        "over rows; for the difference, over the paired differences. Unreadable and cut-off answers count as wrong.</p>"
     )
 
 
@@ -138,31 +147,45 @@ def _brackets(ci: object, signed: bool = False) -> str:
 # --- curves ------------------------------------------------------------------------------------------------------
 
 
-def _curves(run: RunFiles, stage: str) -> str:
-    rows = run.rows(stage, "metrics.jsonl")
-    head = f"<h3>{escape(TITLES[stage])}</h3>"
-    if not rows:
-        return head + '<p class="none">Not run, or no step recorded yet.</p>'
-    charts = GRPO_CHARTS if stage == "grpo" else (("Training loss, nats per token", ("loss",), False),)
-    drawn = []
-    for title, keys, log in charts:
-        series = curves_of(rows, keys)
-        if series or keys[0] in ("reward", "kl", "loss"):
-            drawn.append(line_chart(title, series, log=log))
-    return f'{head}<div class="grid">{"".join(drawn)}</div>'
+def _all_curves(run: RunFiles) -> str:
+    steps = {stage: run.rows(stage, "metrics.jsonl") for stage in STAGES}
+    losses, grpo = [], []
+    for stage in STAGES[:3]:
+        if steps[stage]:
+            losses.append(line_chart(f"{TITLES[stage]}: loss, nats per token", curves_of(steps[stage], ("loss",))))
+    for title, keys, log in GRPO_CHARTS if steps["grpo"] else ():
+        series = curves_of(steps["grpo"], keys)
+        if series or title in _ALWAYS:
+            grpo.append(line_chart(title, series, log=log))
+    parts = []
+    missing = "; ".join(TITLES[stage] for stage in STAGES if not steps[stage])
+    if missing:
+        parts.append(f'<p class="none">No step recorded (not run, or not yet): {escape(missing)}.</p>')
+    if losses:
+        parts.append(f'<div class="grid">{"".join(losses)}</div>')
+    if grpo:
+        parts.append(f'<h3>{escape(TITLES["grpo"])}</h3><div class="grid">{"".join(grpo)}</div>')
+    return "".join(parts)
 
 
 def curves_of(rows: Sequence[dict], keys: Sequence[str]) -> list[Series]:
-    """The named columns of metrics rows over `step` (the line number where there is none); absent columns are left out."""
-    names: list[str] = []
+    """The named columns of metrics rows over `step` (the line number where there is none); absent columns are left out.
+
+    A key `prefix_*` takes every column with that prefix, and drops the prefix from the curve's name.
+    """
+    labels: dict[str, str] = {}
     for key in keys:
-        found = sorted({k for row in rows for k in row if k.startswith(key[:-1])}) if key.endswith("*") else [key]
-        names += [name for name in found if name not in names]
+        prefix = key[:-1]
+        if key.endswith("*"):
+            found = {name for row in rows for name in row if name.startswith(prefix)}
+            labels |= {name: name.removeprefix(prefix) for name in sorted(found)}
+        else:
+            labels[key] = key
     series = []
-    for name in names:
+    for name, label in labels.items():
         points = {_step(row, index): row[name] for index, row in enumerate(rows) if _is_number(row.get(name))}
         if points:  # a resumed run may have written a step twice: the later line holds
-            series.append(Series(name, tuple(sorted(points.items()))))
+            series.append(Series(label.replace("_", " "), tuple(sorted(points.items()))))
     return series
 
 
@@ -197,7 +220,7 @@ def _pictures(run: RunFiles, count: int) -> str:
                 '<span class="swatch before"></span>predicted before the stage'
             )
             return (
-                f'<p>{escape(TITLES[stage])}: the first {len(figures)} held-out pictures in evaluation order, not picked. '
+                f"<p>{escape(TITLES[stage])}: the first {len(figures)} held-out pictures in evaluation order. "
                 f'{legend}</p><div class="grid narrow">{"".join(figures)}</div>'
             )
     return '<p class="none">No held-out rows with boxes: stage 1 has not been evaluated.</p>'
@@ -245,7 +268,7 @@ def _answers(run: RunFiles, count: int) -> str:
             continue
         lines = []
         for row in rows:
-            options = "".join(f"<small>{escape(str(option))}</small>" for option in row.get("options") or ())
+            options = f'<small>{escape("  ·  ".join(str(option) for option in row.get("options") or ()))}</small>'
             cells = "".join(_answer_cell(side.get(str(row.get("row")))) for side in (before, after))
             kind = f'{row.get("question_type", "")}, {str(row.get("data_type", "")).replace("_", " ")}'
             lines.append(
@@ -261,9 +284,11 @@ def _answer_cell(row: dict | None) -> str:
     if row is None:
         return '<td class="none">–</td>'
     answer = row.get("answer")
-    shown = escape(_cut(str(answer), 80)) if answer is not None else f'<span class="none">{escape(str(row.get("flag")))}</span>'
+    shown = escape(_cut(str(answer), 80)) if answer else ""
     score = _number(_dict(row.get("scores")).get("accuracy"))
-    return f"<td>{shown}<small>accuracy {'–' if score is None else number(score)}</small></td>"
+    facts = [f"accuracy {'–' if score is None else number(score)}"]
+    facts += [str(row["flag"])] if row.get("flag") else []
+    return f"<td>{shown}<small>{escape(' · '.join(facts))}</small></td>"
 
 
 # --- traces ------------------------------------------------------------------------------------------------------
@@ -296,7 +321,8 @@ def _completion(completion: dict) -> str:
         detail = str(completion.get("detail") or "")
         chips.append(f'<span class="chip bad">{escape(outcome)}{escape(": " + detail if detail else "")}</span>')
     for name, value in _dict(completion.get("components")).items():
-        chips.append(f'<span class="chip">{escape(str(name))} {number(value) if _is_number(value) else escape(str(value))}</span>')
+        shown = number(value) if _is_number(value) else str(value)
+        chips.append(f'<span class="chip">{escape(f"{name} {shown}")}</span>')
     return f'<div class="completion">{"".join(chips)}<pre>{_text(completion.get("text"))}</pre></div>'
 
 

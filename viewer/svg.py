@@ -90,7 +90,8 @@ def picture(data_uri: str, size: tuple[float, float], boxes: Sequence[DrawnBox])
     drawn = "".join(_box(box, width, height) for box in boxes)
     return (
         f'<svg class="picture" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="picture with boxes">'
-        f'<image href="{escape(data_uri)}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"/>{drawn}</svg>'
+        f'<image href="{escape(data_uri)}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"/>'
+        f"{drawn}</svg>"
     )
 
 
@@ -156,10 +157,13 @@ def _axes(x_range: tuple[float, float], y_range: tuple[float, float], x_label: s
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
     for tick in nice_ticks(*x_range, about=6):
         x, _ = _place(tick, y_range[0], x_range, y_range)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{number(tick)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+        parts.append(_centred(x, HEIGHT - BOTTOM + 14, number(tick)))
+    parts.append(_centred((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label))
     return "".join(parts)
+
+
+def _centred(x: float, y: float, text: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:g}" text-anchor="middle">{escape(text)}</text>'
 
 
 def _curve(
@@ -179,6 +183,7 @@ def _curve(
         path.append(f'{"L" if pen_down else "M"}{px:.1f} {py:.1f}')
         pen_down = True
         hint = f"{name} at {number(x)}: {number(10.0**y if log else y)}"
-        dots.append(f'<circle class="dot d{colour}" cx="{px:.1f}" cy="{py:.1f}" r="2.2"><title>{escape(hint)}</title></circle>')
+        place = f'class="dot d{colour}" cx="{px:.1f}" cy="{py:.1f}" r="2.2"'
+        dots.append(f"<circle {place}><title>{escape(hint)}</title></circle>")
     shown_dots = "".join(dots) if len(dots) <= _MAX_DOTS else ""
     return f'<path class="curve c{colour}" d="{" ".join(path)}"/>{shown_dots}'

@@ -60,10 +60,21 @@ def _jsonl(path, rows):
 
 def _eval_row(i, picture, predicted, iou, flag=None):
     return {
-        "row": f"heldout/spld_grounding_data/{i}", "mode": "ground", "question_type": "object localization",
-        "data_type": "single_image", "question": f"Where is the lamp number {i}?", "options": None, "media": [str(picture)],
-        "original_size": [300, 200], "processed_size": [252, 168], "text": "…", "answer": None, "truth": None, "flag": flag,
-        "scores": {"iou": iou}, "boxes_true": [{"label": "lamp", "bbox": [25.2, 16.8, 126.0, 84.0]}],
+        "row": f"heldout/spld_grounding_data/{i}",
+        "mode": "ground",
+        "question_type": "object localization",
+        "data_type": "single_image",
+        "question": f"Where is the lamp number {i}?",
+        "options": None,
+        "media": [str(picture)],
+        "original_size": [300, 200],
+        "processed_size": [252, 168],
+        "text": "…",
+        "answer": None,
+        "truth": None,
+        "flag": flag,
+        "scores": {"iou": iou},
+        "boxes_true": [{"label": "lamp", "bbox": [25.2, 16.8, 126.0, 84.0]}],
         "boxes_predicted": predicted,
     }
 
@@ -78,22 +89,56 @@ def run(tmp_path):
     record = {"before": 0.05, "after": 0.55, "n": 240, "ci95": [0.44, 0.56], "ci95_before": [0.03, 0.07]}
     worse = {"before": 0.5, "after": 0.25, "n": 210, "ci95": [-0.3, -0.2]}
     _jsonl(folder / "sft1" / "metrics.jsonl", [{"step": i, "loss": 3 / (i + 1)} for i in range(5)])
-    predicted = [{"label": EVIL, "bbox": [0.0, 0.0, 63.0, 42.0]}, {"label": "bad", "bbox": [1, 2, 3]},
-                 {"label": "huge", "bbox": [0, 0, 10**400, 5]}]
+    predicted = [
+        {"label": EVIL, "bbox": [0.0, 0.0, 63.0, 42.0]},
+        {"label": "bad", "bbox": [1, 2, 3]},
+        {"label": "huge", "bbox": [0, 0, 10**400, 5]},
+    ]
     _jsonl(folder / "sft1" / "eval_before.jsonl", [_eval_row(0, picture, None, 0.0, "unparsable")])
-    _jsonl(folder / "sft1" / "eval_after.jsonl", [
-        _eval_row(0, picture, predicted, 0.25), _eval_row(1, picture, [], 0.0), _eval_row(2, other, [], 0.0),
-        _eval_row(3, tmp_path / "gone.png", [], 0.0)])
-    _jsonl(folder / "grpo" / "metrics.jsonl", [
-        {"step": i, "reward": i * 0.1, "reward_format": 1.0, "kl": float("nan"), "logprob_gap_max": 1e-5} for i in range(40)])
-    _jsonl(folder / "grpo" / "traces" / "0.jsonl", [
-        {"step": i, "version": i, "row": f"train/x/{i}", "prompt": "Question: " + EVIL, "truth": "B",
-         "completions": [{"text": EVIL, "outcome": "ok", "total": 1.25, "components": {"format": 1.0, "answer": 0.25}},
-                         {"text": "cut", "outcome": "truncated", "total": None, "components": {}}]} for i in range(100)])
+    _jsonl(
+        folder / "sft1" / "eval_after.jsonl",
+        [
+            _eval_row(0, picture, predicted, 0.25),
+            _eval_row(1, picture, [], 0.0),
+            _eval_row(2, other, [], 0.0),
+            _eval_row(3, tmp_path / "gone.png", [], 0.0),
+        ],
+    )
+    _jsonl(
+        folder / "grpo" / "metrics.jsonl",
+        [
+            {"step": i, "reward": i * 0.1, "reward_format": 1.0, "kl": float("nan"), "logprob_gap_max": 1e-5}
+            for i in range(40)
+        ],
+    )
+    _jsonl(
+        folder / "grpo" / "traces" / "0.jsonl",
+        [
+            {
+                "step": i,
+                "version": i,
+                "row": f"train/x/{i}",
+                "prompt": "Question: " + EVIL,
+                "truth": "B",
+                "completions": [
+                    {"text": EVIL, "outcome": "ok", "total": 1.25, "components": {"format": 1.0, "answer": 0.25}},
+                    {"text": "cut", "outcome": "truncated", "total": None, "components": {}},
+                ],
+            }
+            for i in range(100)
+        ],
+    )
     (folder / "config.yaml").write_text("name: <b>my</b>\n")
-    (folder / "summary.json").write_text(json.dumps({
-        "stages": {"sft1": {"localization_iou": record}, "grpo": {"reward": worse}},
-        "seconds": {"sft1": 12.5}, "versions": {"torch": "2.13.0"}, "hardware": {"cpu": "two cores"}}))
+    (folder / "summary.json").write_text(
+        json.dumps(
+            {
+                "stages": {"sft1": {"localization_iou": record}, "grpo": {"reward": worse}},
+                "seconds": {"sft1": 12.5},
+                "versions": {"torch": "2.13.0"},
+                "hardware": {"cpu": "two cores"},
+            }
+        )
+    )
     return folder
 
 
@@ -146,9 +191,10 @@ def test_results_say_before_after_and_interval(run):
 
 def test_curves_of_every_stage_or_a_word_instead(run):
     page = _read(run)
-    assert page.text.count("Not run, or no step recorded yet.") == 2
+    assert "No step recorded (not run, or not yet): Stage 2 · understanding (SFT on questions); Cold start" in page.text
     labels = [a.get("aria-label") for a in page.named("svg")]
-    assert "Training loss, nats per token" in labels and "Reward and its components, training prompts" in labels
+    assert labels[:1] == ["picture with boxes"] and "Reward and its components, training prompts" in labels
+    assert "Stage 1 · perception (SFT on boxes): loss, nats per token" in labels
     assert "No values." in page.text  # kl holds only NaN
 
 
@@ -175,8 +221,16 @@ def test_damage_is_named_and_survived(run):
 
 
 def test_answers_are_listed_with_both_sides(run):
-    row = {"row": "h/spatial/1", "question_type": "relative distance", "data_type": "video", "question": "Which is nearest?",
-           "options": ["A. bed", "B. <lamp>"], "media": ["a", "b"], "truth": "B", "scores": {"accuracy": 0.0}}
+    row = {
+        "row": "h/spatial/1",
+        "question_type": "relative distance",
+        "data_type": "video",
+        "question": "Which is nearest?",
+        "options": ["A. bed", "B. <lamp>"],
+        "media": ["a", "b"],
+        "truth": "B",
+        "scores": {"accuracy": 0.0},
+    }
     _jsonl(run / "sft2" / "eval_before.jsonl", [row | {"answer": None, "flag": "unparsable"}])
     _jsonl(run / "sft2" / "eval_after.jsonl", [row | {"answer": "B", "flag": None, "scores": {"accuracy": 1.0}}])
     page = _read(run)
@@ -192,6 +246,11 @@ def test_no_folder_is_an_error(tmp_path):
 def test_a_repeated_step_of_a_resumed_run_counts_once():
     rows = [{"step": 0, "kl": 1}, {"step": 1, "kl": 2}, {"step": 1, "kl": 3}, {"step": 2, "kl": True}]
     assert [s.points for s in curves_of(rows, ["kl", "absent"])] == [((0, 1), (1, 3))]
+
+
+def test_a_prefix_takes_all_its_columns():
+    rows = [{"step": 0, "seconds_learn": 1.0, "seconds_generate": 2.0}, {"step": 1, "seconds_wait_all": 3.0}]
+    assert [s.name for s in curves_of(rows, ["seconds_*"])] == ["generate", "learn", "wait all"]
 
 
 def test_traces_of_several_files_are_read_in_order(tmp_path):

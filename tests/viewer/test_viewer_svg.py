@@ -9,7 +9,20 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from viewer.svg import (
-    BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, DrawnBox, Series, line_chart, nice_ticks, number, picture, shown_size, to_shown,
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    DrawnBox,
+    Series,
+    line_chart,
+    nice_ticks,
+    number,
+    picture,
+    shown_size,
+    to_shown,
 )
 
 
@@ -19,8 +32,12 @@ def _svg(html: str) -> ET.Element:
 
 @pytest.mark.parametrize(
     "low, high, ticks",
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 50, [0, 10, 20, 30, 40, 50]), (-1.3, 2.2, [-1, 0, 1, 2]),
-     (3e-5, 7e-5, [3e-5, 4e-5, 5e-5, 6e-5, 7e-5])],
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 50, [0, 10, 20, 30, 40, 50]),
+        (-1.3, 2.2, [-1, 0, 1, 2]),
+        (3e-5, 7e-5, [3e-5, 4e-5, 5e-5, 6e-5, 7e-5]),
+    ],
 )
 def test_ticks_are_round_and_inside(low, high, ticks):
     assert nice_ticks(low, high) == pytest.approx(ticks, abs=1e-15)
@@ -28,7 +45,14 @@ def test_ticks_are_round_and_inside(low, high, ticks):
 
 def test_short_numbers():
     assert [number(v) for v in (0.0, 0.12345678, 1234.5, 0.00002, -3.0, math.nan, 2e7)] == [
-        "0", "0.1235", "1234", "2.0e-5", "-3", "n/a", "2.0e7"]
+        "0",
+        "0.1235",
+        "1234",
+        "2.0e-5",
+        "-3",
+        "n/a",
+        "2.0e7",
+    ]
 
 
 def test_a_curve_spans_the_plot():
@@ -72,12 +96,16 @@ def test_boxes_go_from_their_frame_to_the_shown_frame_axis_by_axis():
     assert shown_size((1000, 500)) == (320.0, 160.0)
     box = DrawnBox((112, 63, 448, 252), (448, 252), "bed", "after")
     assert to_shown(box, 320, 160) == pytest.approx((80, 40, 320, 160))
-    rects = [node for node in _svg(picture("data:,", (1000, 500), [box])).iter("rect") if node.get("class") == "outline"]
+    rects = [
+        node for node in _svg(picture("data:,", (1000, 500), [box])).iter("rect") if node.get("class") == "outline"
+    ]
     assert [float(rects[0].get(key)) for key in ("x", "y", "width", "height")] == [80, 40, 240, 120]
 
 
 def test_labels_stay_inside_and_are_escaped():
-    boxes = [DrawnBox((-50, -50, 900, 900), (320, 160), "<i>" + "x" * 100, kind) for kind in ("true", "after", "before")]
+    boxes = [
+        DrawnBox((-50, -50, 900, 900), (320, 160), "<i>" + "x" * 100, kind) for kind in ("true", "after", "before")
+    ]
     html = picture('data:,"><script>', (1000, 500), boxes)
     root = _svg(html)
     for plate in (node for node in root.iter("rect") if node.get("class") == "plate"):

@@ -1,0 +1,148 @@
+"""Generic procedural pictures: pieces of furniture on any backdrop, with what there is to say about them.
+
+They play the part of the web pictures a large model was pretrained on: names, colours, pointing, near and far. None of
+the ladder's prompts, formats or rooms appear here.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from data.scenes.furniture import CATEGORIES, build, place
+from data.scenes.render import Backdrop, render
+from data.scenes.types import Camera
+
+#: Colour names and their linear RGB.
+PALETTE: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.12, 0.12), "orange": (0.95, 0.5, 0.08), "yellow": (0.95, 0.85, 0.15), "green": (0.15, 0.65, 0.2),
+    "cyan": (0.15, 0.75, 0.8), "blue": (0.15, 0.3, 0.9), "purple": (0.5, 0.2, 0.75), "pink": (0.95, 0.5, 0.75),
+    "brown": (0.45, 0.28, 0.15), "white": (0.95, 0.95, 0.95), "grey": (0.5, 0.5, 0.5), "black": (0.1, 0.1, 0.1),
+}
+#: What the typical colour of a category is called.
+TYPICAL = {"chair": "orange", "table": "brown", "sofa": "blue", "bed": "red", "lamp": "yellow", "cabinet": "cyan",
+           "shelf": "purple", "fridge": "white", "plant": "green", "bin": "grey", "stool": "pink", "tv": "black"}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One visible thing: box (x1, y1, x2, y2) of its visible pixels, in pixels of the picture; distance of the nearest
+    visible point along the view axis, metres."""
+
+    label: str
+    color: str
+    box: tuple[int, int, int, int]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """rgb (side, side, 3) uint8 and its things, left to right."""
+
+    rgb: np.ndarray
+    things: tuple[Thing, ...]
+
+
+def look_at(eye, target, side: int, degrees: float) -> Camera:
+    """A square camera at `eye` looking at `target`, `degrees` of view in each direction, upright."""
+    forward = np.subtract(target, eye).astype(float)
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = eye
+    focal = side / 2 / np.tan(np.radians(degrees / 2))
+    return Camera(np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1.0]]), pose, side, side)
+
+
+def _backdrop(rng: np.random.Generator) -> tuple[Backdrop, tuple | None]:
+    tint = lambda low, high: colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.35), rng.uniform(low, high))
+    room = None
+    if rng.random() < 0.6:
+        x, y = rng.uniform(1.6, 3.4), rng.uniform(3.5, 6.5)
+        room = ((-x, -3.5, 0.0), (x, y, rng.uniform(2.3, 3.0)))
+    return Backdrop(tint(0.6, 1.0), tint(0.35, 0.8), tint(0.8, 1.0)), room
+
+
+def make_picture(rng: np.random.Generator, side: int, render_side: int) -> Picture:
+    """Draw one picture at `render_side` and shrink it to `side`; boxes are in the small picture."""
+    backdrop, room = _backdrop(rng)
+    labels, objects, names = list(CATEGORIES), [], []
+    for index in range(int(rng.integers(2, 7))):
+        label = labels[rng.integers(len(labels))]
+        name = TYPICAL[label] if rng.random() < 0.8 else list(PALETTE)[rng.integers(len(PALETTE))]
+        color = None if name == TYPICAL[label] else tuple(np.clip(np.add(PALETTE[name], rng.uniform(-0.05, 0.05, 3)), 0, 1))
+        item = build(label, rng, color)
+        for _ in range(20):
+            placed = place(item, rng.uniform(-1.5, 1.5), rng.uniform(0.0, 2.6), int(rng.integers(4)), index)
+            if all(max(abs(np.subtract(placed.center, other.center))[:2] - np.add(placed.dimensions, other.dimensions)[:2] / 2) > 0.05
+                   for other in objects):
+                objects.append(replace(placed, id=len(objects)))
+                names.append(name)
+                break
+    eye = (rng.uniform(-0.9, 0.9), rng.uniform(-2.6, -1.2), rng.uniform(1.1, 2.0))
+    target = (rng.uniform(-0.5, 0.5), rng.uniform(1.0, 2.0), rng.uniform(0.3, 0.9))
+    drawn = render(objects, look_at(eye, target, render_side, rng.uniform(55, 72)), room, backdrop)
+    small = np.asarray(Image.fromarray(drawn.rgb).resize((side, side), Image.Resampling.BICUBIC))
+    things = []
+    for item, name in zip(objects, names):
+        rows, columns = np.nonzero(drawn.instance == item.id)
+        if len(rows) < render_side**2 * 0.01:
+            continue
+        scale = side / render_side
+        box = tuple(int(round(value * scale)) for value in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        things.append(Thing(item.label, name, box, float(drawn.depth[rows, columns].min())))
+    return Picture(small, tuple(sorted(things, key=lambda thing: thing.box[0] + thing.box[2])))
+
+
+def mirrored(picture: Picture) -> Picture:
+    """The picture and its boxes, left and right exchanged."""
+    side = picture.rgb.shape[1]
+    things = [replace(t, box=(side - t.box[2], t.box[1], side - t.box[0], t.box[3])) for t in picture.things]
+    return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), tuple(sorted(things, key=lambda t: t.box[0] + t.box[2])))
+
+
+def _article(thing: Thing) -> str:
+    return f"{'an' if thing.color == 'orange' else 'a'} {thing.color} {thing.label}"
+
+
+def conversation(picture: Picture, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
+    """`turns` questions and answers about the picture; things are named only where the name is unique in it."""
+    things = picture.things
+    labels = [thing.label for thing in things]
+    unique = [thing for thing in things if labels.count(thing.label) == 1]
+    return [_question(things, unique, labels, rng) for _ in range(turns)]
+
+
+def _question(things, unique, labels, rng) -> tuple[str, str]:
+    kind = rng.choice(["trace", "point", "corner", "caption", "colour", "count", "nearer", "left", "distance"],
+                      p=[0.32, 0.1, 0.12, 0.1, 0.06, 0.08, 0.08, 0.06, 0.08])
+    if not unique or (kind in ("nearer", "left") and len(unique) < 2):
+        kind = "caption" if things else "count"
+    if kind == "caption":
+        return "Describe the picture.", (", ".join(_article(thing) for thing in things) or "nothing") + "."
+    if kind == "count":
+        label = list(CATEGORIES)[rng.integers(len(CATEGORIES))] if rng.random() < 0.4 or not labels else labels[rng.integers(len(labels))]
+        return f"How many {label} things are there?", str(labels.count(label))
+    thing = unique[rng.integers(len(unique))]
+    x1, y1, x2, y2 = thing.box
+    if kind == "trace":
+        return f"Trace the {thing.label}.", f"left {x1} top {y1} right {x2} bottom {y2}"
+    if kind == "point":
+        return f"Point at the {thing.label}.", f"x {(x1 + x2) // 2} y {(y1 + y2) // 2}"
+    if kind == "corner":
+        corner, x, y = [("top left", x1, y1), ("top right", x2, y1), ("bottom left", x1, y2), ("bottom right", x2, y2)][rng.integers(4)]
+        return f"Point at the {corner} corner of the {thing.label}.", f"x {x} y {y}"
+    if kind == "colour":
+        return f"What colour is the {thing.label}?", thing.color
+    if kind == "distance":
+        return f"How far is the {thing.label}?", f"{thing.distance:.1f}"
+    first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
+    if kind == "nearer":
+        return f"Which is nearer, the {first.label} or the {second.label}?", min(first, second, key=lambda t: t.distance).label
+    return (f"Which is farther left, the {first.label} or the {second.label}?",
+            min(first, second, key=lambda t: t.box[0] + t.box[2]).label)

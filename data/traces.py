@@ -1,0 +1,76 @@
+"""Cold-start traces written from geometry: short reasoning that states what was measured, then the answer.
+
+What holds
+    * `<think>...</think><answer>...</answer>`, exactly one of each, at most `MAX_WORDS` words.
+    * Every number is true of the scene: whole centimetres, degrees and picture numbers, written without a fraction;
+      answers keep the form of the row (a letter, a decimal string, a JSON list).
+    * One fixed sentence per question type and few different words, so that a small model can learn the format.
+    * Boxes are in the processed frame, the only frame the model knows.
+"""
+
+from __future__ import annotations
+
+from data.coordinates import Size, to_processed
+from data.facts import (
+    CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+)
+from data.prompts import Preset, boxes_json
+from data.types import LOCALIZATION, Box
+
+#: Words of the longest trace, split at white space.
+MAX_WORDS = 45
+
+
+def solution(question: Question, original_size: Size, processed_size: Size, preset: Preset = "ladder") -> str:
+    """The assistant's text of a cold-start row. Sizes are (width, height) of the row's (first) picture in pixels."""
+    if question.question_type == LOCALIZATION:
+        reasoning = _places(question.boxes, original_size, processed_size)
+        answer = boxes_json(question.boxes, original_size, processed_size, preset)
+    else:
+        reasoning, answer = _reasoning(question.facts, question.answer or ""), question.answer
+    return f"<think>{reasoning}</think><answer>{answer}</answer>"
+
+
+def _places(boxes: tuple[Box, ...], original_size: Size, processed_size: Size) -> str:
+    """Which third of the picture holds the middle of each box: 'I see the sofa left, the lamp middle.'"""
+    places = []
+    for box in boxes:
+        x1, _, x2, _ = to_processed(box.bbox, original_size, processed_size)
+        third = min(int(3 * (x1 + x2) / 2 / processed_size[0]), 2)
+        places.append(f"the {box.label} {('left', 'middle', 'right')[third]}")
+    return f"I see {', '.join(places)}."
+
+
+def _cm(metres: float) -> int:
+    return int(round(100 * metres))
+
+
+def _reasoning(facts: Facts, answer: str) -> str:
+    match facts:
+        case SizeFacts():
+            sides = f"{_cm(facts.long)} cm long, {_cm(facts.wide)} cm wide and {_cm(facts.high)} cm high"
+            return f"The {facts.label} is {sides}. The longest is {answer} cm."
+        case GapFacts():
+            x, y, z = map(_cm, facts.along)
+            gaps = f"{x} cm and {y} cm" + (f" and {z} cm up" if z else "")
+            return f"Between the {facts.first} and the {facts.second} I see {gaps}. The distance is {answer} m."
+        case NearestFacts():
+            each = ", ".join(f"the {label} is {_cm(distance)} cm away" for label, distance in facts.distances)
+            return f"From the {facts.target}, {each}. The nearest is the {facts.nearest}, option {answer}."
+        case OffsetFacts():
+            side = f"{abs(_cm(facts.right))} cm {'right' if facts.right > 0 else 'left'}"
+            depth = f"{abs(_cm(facts.farther))} cm {'farther' if facts.farther > 0 else 'nearer'}"
+            return (f"From the {facts.anchor}, the {facts.subject} is {side} and {depth}. "
+                    f"It is {facts.direction}, option {answer}.")
+        case TurnFacts():
+            turn = f"{abs(round(facts.degrees))} degrees {'left' if facts.degrees > 0 else 'right'}"
+            return (f"From the {facts.stand} to the {facts.face}, the {facts.query} is {turn}. "
+                    f"It is {facts.direction}, option {answer}.")
+        case CountFacts():
+            pictures = ", ".join(map(str, facts.first_pictures))
+            return f"I see the {facts.label} in picture {pictures}. The count is {answer}."
+        case RoomFacts():
+            return f"The room is {_cm(facts.length)} cm long and {_cm(facts.width)} cm wide. The size is {answer} m2."
+        case OrderFacts():
+            seen = ", ".join(f"the {label} in picture {picture}" for label, picture in facts.appearances)
+            return f"I see {seen}. The order is option {answer}."

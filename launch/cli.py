@@ -1,0 +1,139 @@
+"""The command line `ladder` (also `python -m launch`).
+
+Exit codes: 0 done; 1 the work failed; 2 refused before anything was started (bad arguments, configuration, inputs, too
+few resources), with one message on standard error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.load import ConfigError, load_config
+from configs.schema import STAGES, RunConfig
+from launch.places import home, with_absolute_paths
+from launch.preflight import PreflightError, data_problems, model_problems
+from launch.progress import Progress
+from launch.run_folder import RunFolder, RunFolderError
+from launch.summary import results_table
+
+HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
+REFUSALS = (ConfigError, PreflightError, RunFolderError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except REFUSALS as error:
+        print(f"ladder: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ladder: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except Exception as error:  # the process boundary: errors of the house explain themselves, others are defects
+        if type(error).__module__.split(".")[0] not in HOUSE:
+            raise
+        print(f"ladder: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ladder", description="Progressive training of vision-language models for spatial reasoning.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    quickstart = commands.add_parser("quickstart", help="the whole ladder on this machine, through Ray Jobs")
+    quickstart.add_argument("--smoke", action="store_true", help="every part once, in the shortest time; no meaningful numbers")
+    quickstart.add_argument("--seed", type=int, help="seed of data, training and sampling")
+    _settings(quickstart)
+    quickstart.set_defaults(command=_quickstart)
+
+    run = commands.add_parser("run", help="run the stages of a configuration in this process (what a Ray job executes)")
+    run.add_argument("config", metavar="CONFIG", type=Path)
+    run.add_argument("--stage", action="append", default=[], choices=STAGES, help="only this stage; may be repeated")
+    _settings(run)
+    run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="what a run has done so far")
+    status.add_argument("run", metavar="RUN", help="run folder, or its name below runs/")
+    status.set_defaults(command=_status)
+
+    data = commands.add_parser("data", help="data folders").add_subparsers(required=True, metavar="ACTION")
+    build = data.add_parser("build", help="write a data folder")
+    build.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="configuration whose data section and seed count")
+    build.add_argument("--source", type=Path, metavar="DIR", help="posed frames with scene.json, instead of procedural rooms")
+    build.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write; must not exist yet")
+    _settings(build)
+    build.set_defaults(command=_build)
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting, e.g. grpo.steps=10")
+    parser.add_argument("--name", help="name of the run (its folder below root)")
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    named = [f"name={options.name}"] if options.name else []
+    return [*options.overrides, *named]
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    from launch.quickstart import quickstart
+
+    overrides = _overrides(options) + ([f"seed={options.seed}"] if options.seed is not None else [])
+    return quickstart("smoke" if options.smoke else "tiny", overrides, Progress())
+
+
+def _run(options: argparse.Namespace) -> int:
+    from launch.run import run
+
+    run(load_config(options.config, _overrides(options)), options.stage, Progress())
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    given = Path(options.run)
+    folder = RunFolder.existing(given if given.is_dir() else home() / "runs" / options.run)
+    print(f"{folder.path}: {'finished' if folder.finished else 'not finished'}")
+    for stage in folder.config.stages:
+        manifest, started = folder.manifest(stage), (folder.path / stage).is_dir()
+        print(f"  {stage:10} {'done' if manifest else 'started' if started else 'waiting'}", end="")
+        print(f", {sum(manifest.seconds.values()):.0f} s" if manifest else "")
+    done = {stage: dict(m.metrics) for stage in folder.config.stages if (m := folder.manifest(stage))}
+    if done:
+        print(results_table({"stages": done}))
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    from launch.stages import build_data
+
+    if options.config is None and options.source is None:
+        raise RunFolderError("ladder data build: give a CONFIG, or --source DIR, to build from")
+    overrides = _overrides(options) + ([f"data.source={json.dumps(str(options.source))}"] if options.source else [])
+    config = load_config(options.config, overrides) if options.config else _defaults(overrides)
+    if options.out.exists():
+        raise RunFolderError(f"{options.out} exists already; a data folder is written whole: choose another --out or remove it")
+    resolved = with_absolute_paths(config)
+    problems = [*model_problems(resolved), *data_problems(resolved)]
+    if problems:
+        raise PreflightError(problems)
+    say = Progress()
+    build_data(resolved, options.out.absolute(), say)
+    say(f"data folder {options.out} is written")
+    return 0
+
+
+def _defaults(overrides: Sequence[str]) -> RunConfig:
+    """The schema's defaults with overrides: what `data build --source` uses without a configuration."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / "defaults.yaml"
+        empty.write_text("{}\n", encoding="utf-8")
+        return load_config(empty, overrides)

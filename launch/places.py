@@ -1,0 +1,76 @@
+"""Where relative paths of a configuration lead, also inside a Ray job.
+
+A Ray job runs in a copy of the working directory that disappears with the cluster. Relative paths therefore resolve
+against the HOME of the run:
+
+1. `LADDER_HOME`, when set (`ladder` sets it for the jobs it submits; set it yourself on a cluster to a shared folder);
+2. outside a Ray job: the current directory;
+3. inside a Ray job: the checkout this Python environment was installed from (`pip install -e`), so that the plain
+   `ray job submit --working-dir . -- python -m launch run CONFIG` leaves its run where `ladder run CONFIG` does;
+4. inside a job without such a checkout: `~/ladder`.
+
+`root` (the runs) always lies below HOME. Inputs (model, data, source) are taken from the job's own working directory
+when they came along, else from HOME. The configuration written into a run keeps the paths as they were given.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from configs.schema import RunConfig
+
+HOME_VARIABLE = "LADDER_HOME"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in the driver of a submitted job, and only there
+DISTRIBUTION = "spatial-ladder"
+
+
+def in_ray_job(environment: Mapping[str, str] = os.environ) -> bool:
+    return JOB_VARIABLE in environment
+
+
+def home(environment: Mapping[str, str] = os.environ, checkout: Path | None = None) -> Path:
+    """HOME of relative paths, by the rules above; `checkout` overrides the search for the editable installation."""
+    if environment.get(HOME_VARIABLE):
+        return Path(environment[HOME_VARIABLE]).expanduser().absolute()
+    if not in_ray_job(environment):
+        return Path.cwd()
+    return checkout or installed_checkout() or Path.home() / "ladder"
+
+
+def installed_checkout() -> Path | None:
+    """The folder an editable installation points at, when it exists on this machine."""
+    try:
+        text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    record = json.loads(text) if text else {}
+    if not record.get("dir_info", {}).get("editable"):
+        return None
+    folder = Path(unquote(urlparse(record["url"]).path))
+    return folder if folder.is_dir() else None
+
+
+def run_path(config: RunConfig, base: Path | None = None) -> Path:
+    """Absolute folder of the run."""
+    return ((base or home()) / Path(config.root).expanduser() / config.name).absolute()
+
+
+def with_absolute_paths(config: RunConfig, base: Path | None = None) -> RunConfig:
+    """The same configuration with absolute paths, for code that runs in other processes and working directories."""
+    base = base or home()
+    model = config.model.model_copy(update={"path": str(input_path(config.model.path, base))})
+    found = {"path": config.data.path, "source": config.data.source}
+    data = config.data.model_copy(update={k: str(input_path(v, base)) for k, v in found.items() if v is not None})
+    root = str((base / Path(config.root).expanduser()).absolute())
+    return config.model_copy(update={"model": model, "data": data, "root": root})
+
+
+def input_path(text: str, base: Path) -> Path:
+    """An input: as seen from the working directory when it is there, else from HOME."""
+    path = Path(text).expanduser()
+    return path.absolute() if path.exists() else (base / path).absolute()

@@ -1,0 +1,34 @@
+"""`ladder quickstart`: the tiny ladder on this machine, through Ray Jobs, exactly as a cluster would run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from configs.load import load_config
+from launch.jobs import PROJECT, submit_and_follow
+from launch.places import run_path, with_absolute_paths
+from launch.preflight import check, local_capacity
+from launch.progress import Progress
+from launch.run import finished
+from launch.run_folder import RunFolder
+from launch.summary import results_table
+
+
+def quickstart(preset: Literal["tiny", "smoke"], overrides: Sequence[str], say: Progress) -> int:
+    """Submits `run configs/PRESET.yaml` and follows it. Returns the job's exit code; a finished run is only reported.
+
+    Raises ConfigError, PreflightError, RunFolderError before any cluster is started, ClusterError when none comes up.
+    """
+    name = f"configs/{preset}.yaml"
+    config = load_config(PROJECT / name, overrides)
+    if finished(config, say):
+        print(results_table(RunFolder.existing(run_path(config)).summary()), flush=True)
+        return 0
+    if not os.environ.get("RAY_ADDRESS"):
+        check(with_absolute_paths(config), local_capacity(), run_path(config))
+    code = submit_and_follow(["run", name, *(part for text in overrides for part in ("--set", text))], say)
+    if code == 0:
+        say(f"all of it took {say.seconds() / 60:.1f} minutes; open {RunFolder.existing(run_path(config)).report}")
+    return code

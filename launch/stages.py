@@ -1,0 +1,146 @@
+"""The calls into the rooms that do the work, each once: what `launch.run` needs of data, training, evaluation, report.
+
+Imports are inside the functions: the command line answers without loading torch, Ray or vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.schema import RunConfig, StageName
+from launch.preflight import sft_section
+from launch.progress import Say
+
+#: What the held-out rows of a stage measure (`evaluation.scoring`).
+METRICS: Mapping[StageName, str] = {"sft1": "localization_iou", "sft2": "accuracy", "coldstart": "think", "grpo": "think"}
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Evaluate a model on the held-out rows of `stage`: `folder`/eval_<when>.jsonl and .json."""
+
+    stage: StageName
+    folder: Path
+    when: Literal["before", "after"]
+
+
+def build_data(config: RunConfig, folder: Path, say: Say) -> None:
+    """Writes a data folder (train/, heldout/, manifest.json), whole or not at all."""
+    from data.build import build_data as build
+    from models.inputs import processed_size
+    from models.loading import load_processor
+
+    processor = load_processor(config.model.path)
+    build(config.data, folder, config.seed, lambda size: processed_size(processor, size), say)
+
+
+def train(config: RunConfig, stage: StageName, base: Path, data: Path, folder: Path, say: Say) -> Path:
+    """Runs one stage from the model in `base`; resumes from checkpoints in `folder`. Returns the model folder it wrote."""
+    if stage == "grpo":
+        from actors.trainer import run_grpo
+
+        return run_grpo(config, model_folder=base, data_folder=data, stage_folder=folder, progress=say)
+    from sft.stage import run_sft
+
+    return run_sft(config, stage, sft_section(config, stage), model_folder=base, data_folder=data, stage_folder=folder, progress=say)
+
+
+def evaluate(
+    config: RunConfig, model: Path, data: Path, requests: Sequence[EvaluationRequest], provenance: Mapping[str, str], say: Say
+) -> None:
+    """Greedy answers of one model to the held-out rows of one or more stages, through one set of rollout workers.
+
+    `provenance` says which weights and data these are. What is on disk with the same identity is not asked again: the
+    answers after the cold start are also those before GRPO when both ask the same rows.
+    """
+    from data.reading import load_split
+    from evaluation.evaluate import evaluate as ask_rows
+    from evaluation.evaluate import prepare
+    from evaluation.scoring import Scoring, reward_settings
+    from models.loading import load_processor
+    from rewards.contract import load_reward
+
+    split, processor = load_split(data, "heldout"), load_processor(model)
+    custom = tuple(load_reward(location) for location in config.reward.custom)
+
+    async def ask_all(workers: Sequence) -> None:
+        for number, request in enumerate(requests):
+            metric = METRICS[request.stage]
+            if number and METRICS[requests[number - 1].stage] == metric:
+                _copy_evaluation(requests[number - 1], request)
+            questions = prepare(stage_rows(config, metric, split), metric, processor, config.data.preset)
+            await ask_rows(
+                [worker.generate_many.remote for worker in workers], questions,
+                Scoring(metric, reward_settings(config.reward), custom),
+                folder=request.folder, when=request.when, max_new_tokens=config.evaluation.max_new_tokens,
+                provenance=provenance, silence_seconds=config.deadlines.generation, seed=config.seed, progress=say,
+            )
+
+    _with_workers(config, model, ask_all, say)
+
+
+def stage_rows(config: RunConfig, metric: str, split) -> tuple:
+    """Held-out rows of a metric, `evaluation.rows` of each kind it measures; the same for every model and stage."""
+    from evaluation.selection import heldout_rows
+
+    n, seed = config.evaluation.rows, config.seed
+    parts = {
+        "localization_iou": (split.grounding,), "accuracy": (split.spatial,), "think": (split.spatial, split.grounding)
+    }
+    return tuple(row for part in parts[metric] for row in heldout_rows(part, n, seed))
+
+
+def stage_metrics(folder: Path, seed: int) -> Mapping[str, Any]:
+    """The stage's part of summary.json from its two evaluations: {metric: {before, after, n, ci95, ...}}."""
+    from evaluation.evaluate import compare, load_evaluation
+
+    return compare(load_evaluation(folder, "before"), load_evaluation(folder, "after"), seed)
+
+
+def write_report(run_folder: Path, pictures: int) -> Path:
+    """The report page of a run, in whatever state it is."""
+    from viewer.report import write_report as write
+
+    return write(run_folder, pictures=pictures)
+
+
+def _copy_evaluation(done: EvaluationRequest, wanted: EvaluationRequest) -> None:
+    for suffix in (".jsonl", ".json"):  # the second file makes the first one count
+        source = done.folder / f"eval_{done.when}{suffix}"
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, wanted.folder / f"eval_{wanted.when}{suffix}")
+
+
+def _with_workers(config: RunConfig, model: Path, work, say: Say) -> None:
+    """Runs `await work(workers)` with rollout workers that serve the model folder as it is, and ends them."""
+    import ray
+
+    from actors.rollout import RolloutWorker
+
+    rollout = config.rollout
+    say(f"starting {rollout.workers} engine(s) on {model}")
+    actor = ray.remote(RolloutWorker).options(num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, max_concurrency=64)
+    workers = [
+        actor.remote(f"evaluation-{index}", str(model), rollout, config.model.dtype, config.seed) for index in range(rollout.workers)
+    ]
+
+    async def start_and_work() -> None:
+        starts = [worker.start.remote(trusted=True) for worker in workers]
+        ready, late = ray.wait(starts, num_returns=len(starts), timeout=config.deadlines.engine_start)
+        if late:
+            raise TimeoutError(f"{len(late)} of {len(starts)} engines did not start within deadlines.engine_start = "
+                               f"{config.deadlines.engine_start:g} s")
+        ray.get(ready)
+        await work(workers)
+        ray.wait([worker.stop.remote() for worker in workers], num_returns=len(workers), timeout=30)
+
+    try:
+        asyncio.run(start_and_work())
+    finally:
+        for worker in workers:
+            ray.kill(worker)

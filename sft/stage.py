@@ -1,0 +1,304 @@
+"""A supervised stage (1, 2 or the cold start): a Ray Train job with a DeepSpeed engine inside.
+
+    driver: run_sft -> TorchTrainer.fit -> ranks: train_rank (model, rows, engine, steps, checkpoints, STAGE/hf)
+                    \\-> Watcher reads STAGE/metrics.jsonl and prints progress
+
+What holds
+    * The loss of a step is the mean negative log-probability over the assistant's tokens of the whole batch, over all
+      ranks and micro-batches: the update does not depend on how the rows are cut.
+    * The same command resumes: Ray Train finds its newest checkpoint in the stage folder, the row order is a function
+      of the seed, and metrics after the checkpoint are written again, not twice. A finished stage returns at once.
+    * Work of other settings is never resumed: checkpoints live under a fingerprint of settings, rows and model.
+    * STAGE/hf appears whole or not at all.
+
+The stage folder must be visible under the same path to the driver and to every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import RunConfig, SFTConfig
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, read_rows
+from data.types import Example
+
+STAGE_FILES = {"sft1": GROUNDING_FILE, "sft2": SPATIAL_FILE, "coldstart": COLDSTART_FILE}
+METRICS, FINISHED, MODEL = "metrics.jsonl", "trained.json", "hf"
+#: Seconds between two progress lines.
+PROGRESS_SECONDS = 4.0
+_CHECKPOINT_TAG = "engine"
+_WORK = "ray_train"
+
+Progress = Callable[[str], None]
+
+
+class StageFailed(RuntimeError):
+    """A supervised stage stopped; says which rank and why. The stage folder can be resumed."""
+
+
+@dataclass(frozen=True)
+class SFTTask:
+    """What every rank is told: plain data, absolute paths."""
+
+    stage: str
+    examples: tuple[Example, ...]
+    model_folder: str
+    stage_folder: str
+    run: RunConfig
+    config: SFTConfig
+
+
+def run_sft(config: RunConfig, stage: str, section: SFTConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path,
+            progress: Progress = print) -> Path:
+    """Train one stage on its rows of data_folder/train; returns the model folder it wrote. Ray must be initialised.
+
+    Errors: RowError, TargetError, ModelFolderError before anything starts; StageFailed when a rank fails.
+    """
+    rows = read_rows(data_folder, STAGE_FILES[stage], "train")
+    return train_rows(SFTTask(stage, tuple(rows), str(Path(model_folder).absolute()), str(Path(stage_folder).absolute()),
+                              config, section), progress)
+
+
+def train_rows(task: SFTTask, progress: Progress = print) -> Path:
+    """`run_sft` on rows already read."""
+    from models.loading import check_model_folder
+
+    check_model_folder(task.model_folder)
+    if not task.examples:
+        raise StageFailed(f"stage {task.stage} has no training rows; build the data with rows for it, or leave the stage out")
+    folder, identity = Path(task.stage_folder), fingerprint(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = folder / FINISHED
+    if finished.is_file() and json.loads(finished.read_text())["fingerprint"] == identity and (folder / MODEL).is_dir():
+        progress(f"{task.stage}: already trained")
+        return folder / MODEL
+    for other in (folder / _WORK).glob("*"):
+        if other.name != identity:
+            shutil.rmtree(other)
+    progress(f"{task.stage}: {len(task.examples)} rows, {task.config.ranks} rank(s); starting Ray Train")
+    with Watcher(folder / METRICS, task.stage, progress):
+        _fit(task, identity)
+    _write_json(finished, {"fingerprint": identity})
+    shutil.rmtree(folder / _WORK)
+    return folder / MODEL
+
+
+def fingerprint(task: SFTTask) -> str:
+    """Twelve hex digits of what decides the result: settings, seed, rows, and the size and date of the base's weights."""
+    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns)
+               for path in sorted(Path(task.model_folder).glob("*.safetensors"))]
+    settings = (task.stage, task.run.seed, task.run.model.dtype, task.run.model.freeze_vision, task.run.data.preset,
+                task.config.model_dump_json(), weights)
+    digest = hashlib.sha256(repr(settings).encode())
+    for example in task.examples:
+        digest.update(repr(example).encode())
+    return digest.hexdigest()[:12]
+
+
+def _fit(task: SFTTask, identity: str) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig as TrainRunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    on_gpu = task.run.learner.num_gpus > 0
+    trainer = TorchTrainer(
+        train_rank,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(num_workers=task.config.ranks, use_gpu=on_gpu),
+        run_config=TrainRunConfig(name=identity, storage_path=str(Path(task.stage_folder) / _WORK),
+                                  checkpoint_config=CheckpointConfig(num_to_keep=1), failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        rank, reason = next(iter(error.worker_failures.items()))
+        raise StageFailed(f"stage {task.stage}: rank {rank} failed: {reason}") from error
+    except ControllerError as error:
+        raise StageFailed(f"stage {task.stage}: Ray Train could not run it: {error.controller_failure}") from error
+
+
+def train_rank(job: dict[str, Any]) -> None:
+    """One rank, inside its Ray Train worker."""
+    import ray.train
+    import torch
+
+    task: SFTTask = job["task"]
+    context = ray.train.get_context()
+    on_gpu = task.run.learner.num_gpus > 0
+    if not on_gpu:
+        torch.set_num_threads(task.run.learner.threads)
+    trainer = _RankTrainer(task, context.get_world_rank(), context.get_world_size(), "cuda:0" if on_gpu else "cpu")
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.resume(Path(folder))
+
+    def keep(step: int) -> None:
+        # Every rank writes its shard into a folder of its own; Ray Train merges them in the stage folder.
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.save(Path(folder), step)
+            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    trainer.train(keep)
+    trainer.export()
+
+
+class _RankTrainer:
+    """Model, rows and engine of one rank."""
+
+    def __init__(self, task: SFTTask, rank: int, ranks: int, device: str) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        from models.deepspeed_engine import PolicyEngine
+        from models.forward import PolicyForward
+        from models.loading import load_policy, load_processor
+        from sft.dataset import RowOrder, StageRows
+
+        transformers_logging.disable_progress_bar()
+        self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
+        processor = load_processor(task.model_folder)
+        self.model = load_policy(task.model_folder, task.run.model.dtype, device)
+        text = self.model.config.get_text_config()
+        self.rows = StageRows(task.stage, task.examples, processor, task.run.data.preset,
+                              self.model.config.vision_config.tokens_per_second, text.vocab_size)
+        self.order = RowOrder(len(task.examples), task.config, task.run.seed)
+        self.pad_id = processor.tokenizer.pad_token_id
+        if task.run.model.freeze_vision:
+            self.model.model.visual.requires_grad_(False)
+        if task.config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model.train()
+        self.engine = PolicyEngine(PolicyForward(self.model), task.config.optimizer, task.config.zero_stage,
+                                   self.order.steps, device)
+        self.metrics = Path(task.stage_folder) / METRICS
+        self.first = 0
+
+    def resume(self, folder: Path) -> None:
+        self.first = self.engine.load(folder, _CHECKPOINT_TAG)["step"]
+
+    def save(self, folder: Path, step: int) -> None:
+        """`step` optimizer steps are done."""
+        self.engine.save(folder, _CHECKPOINT_TAG, {"step": step})
+
+    def train(self, keep: Callable[[int], None]) -> None:
+        """All remaining steps; `keep(step)` after every `checkpoint_steps` and before the end."""
+        if self.rank == 0:
+            cut_metrics(self.metrics, self.first)
+        for step in range(self.first, self.order.steps):
+            begun = time.monotonic()
+            record = {"step": step, "steps": self.order.steps, **self.step(step)}
+            seconds = time.monotonic() - begun
+            record |= {"seconds": seconds, "samples_per_s": record["samples"] / seconds}
+            if self.rank == 0:
+                with self.metrics.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            if (step + 1) % self.task.config.checkpoint_steps == 0 and step + 1 < self.order.steps:
+                keep(step + 1)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimizer step: forward and backward of this rank's micro-batches, then the update."""
+        from models.forward import build_batch
+        from sft.dataset import micro_batches
+
+        rows = self.order.batch(step)
+        tokens = sum(len(self.rows.target(row)) for row in rows)
+        plan = micro_batches(rows, self.task.config.micro_batch_size, self.ranks, self.rows.length)[self.rank]
+        loss = 0.0
+        for micro in plan:
+            batch = build_batch([self.rows.sample(row) for row in micro.rows], self.pad_id).to(self.device)
+            part = -self.engine(batch).sum() / tokens * float(micro.counts)
+            self.engine.backward(part)
+            loss += float(part.detach())
+        update = self.engine.step()
+        return {**self.engine.sum_over_ranks({"loss": loss}), "lr": update.learning_rate, "grad_norm": update.grad_norm,
+                "tokens": tokens, "samples": len(rows)}
+
+    def export(self) -> None:
+        """STAGE/hf from rank 0; the gathers under ZeRO-3 need every rank."""
+        import torch.distributed as dist
+
+        from models.loading import save_policy
+
+        weights = self.engine.state_dict()
+        if self.rank == 0:
+            save_policy(self.model, self.task.model_folder, Path(self.task.stage_folder) / MODEL,
+                        weights if self.engine.zero_stage == 3 else None)
+        dist.barrier()
+
+
+class Watcher:
+    """Prints the newest line of the metrics file every few seconds, from a thread, while the job runs."""
+
+    def __init__(self, metrics: Path, stage: str, progress: Progress) -> None:
+        self._metrics, self._stage, self._progress = metrics, stage, progress
+        self._begun = time.time()
+        self._told: int | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sft-progress", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._tell()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PROGRESS_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        records = self._records()
+        if not records:
+            if not self._stop.is_set():
+                self._progress(f"{self._stage}: starting ranks ({time.time() - self._begun:.0f} s)")
+        elif records[-1]["step"] != self._told:
+            self._progress(self._line(records))
+            self._told = records[-1]["step"]
+
+    def _records(self) -> list[dict]:
+        """Whole lines written since the job began (a resumed run has older ones)."""
+        if not self._metrics.is_file() or self._metrics.stat().st_mtime < self._begun:
+            return []
+        return [json.loads(line) for line in self._metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def _line(self, records: Sequence[dict]) -> str:
+        last, recent = records[-1], records[-20:]
+        seconds = sum(record["seconds"] for record in recent)
+        left = (last["steps"] - last["step"] - 1) * seconds / len(recent)
+        rate = sum(record["samples"] for record in recent) / seconds
+        return (f"{self._stage}: step {last['step'] + 1}/{last['steps']}  loss {last['loss']:.4f}  lr {last['lr']:.2e}  "
+                f"{rate:.1f} samples/s  {left:.0f} s left")
+
+
+def cut_metrics(path: Path, steps: int) -> None:
+    """Keep the lines of the first `steps` steps of a metrics file; what a dead run wrote beyond its checkpoint goes."""
+    lines = []
+    if path.is_file():
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and json.loads(line)["step"] < steps:
+                lines.append(line)
+    _write_text(path, "".join(lines))
+
+
+def _write_json(path: Path, value: dict) -> None:
+    _write_text(path, json.dumps(value) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

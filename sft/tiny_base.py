@@ -1,0 +1,184 @@
+"""Train the tiny base: the model that plays the part of the pretrained one.
+
+A seeded, re-runnable command:
+
+    python -m sft.tiny_base --out models/tiny_base [--steps 3600] [--pictures 12000] [--threads 2] [--resume]
+
+It renders generic pictures (`data.pictures`), asks several questions about each in one conversation, and trains on the
+answers only. None of the ladder's prompts or formats appear. Progress goes to the terminal; every 500 steps the state
+is saved, so that `--resume` continues an interrupted run with the same result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from data.pictures import Picture, conversation, make_picture, mirrored
+from models.forward import PolicyForward, Sample, build_batch
+from models.inputs import Encoded, encode
+from models.loading import load_policy, load_processor, save_policy
+from models.tiny import build_tiny
+
+SIDE, RENDER_SIDE = 112, 168
+TURNS = 3
+BATCH = 48
+PEAK_LR, FINAL_LR, WARMUP = 1.5e-3, 2e-5, 200
+SAVE_EVERY = 500
+
+
+def _draw(seed: tuple[int, int]) -> Picture:
+    return make_picture(np.random.default_rng(seed), SIDE, RENDER_SIDE)
+
+
+def draw_pictures(count: int, seed: int, processes: int) -> list[Picture]:
+    """`count` pictures, each from its own seed, so that the number of processes changes nothing."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_draw, [(seed, index) for index in range(count)], chunksize=100))
+
+
+class Rows:
+    """Pictures and conversations as samples; the processor runs once, on a template, and only pixels change."""
+
+    def __init__(self, folder: Path, pictures: list[Picture]) -> None:
+        self.processor = load_processor(folder)
+        self.pictures = pictures
+        self._prompts: dict[str, Encoded] = {}
+        self._blank = Image.new("RGB", (SIDE, SIDE))
+        image = self.processor.image_processor
+        self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in (image.image_mean, image.image_std))
+        self._check_patches()
+
+    def _patches(self, rgb: np.ndarray) -> torch.Tensor:
+        """(patches, 1176) as the image processor makes them, for a picture that needs no resize."""
+        pixels = (torch.from_numpy(rgb.copy()).permute(2, 0, 1) / 255.0 - self._mean) / self._std
+        n = SIDE // 28
+        grid = pixels.unsqueeze(1).expand(3, 2, SIDE, SIDE).reshape(3, 2, n, 2, 14, n, 2, 14)
+        return grid.permute(2, 5, 3, 6, 0, 1, 4, 7).reshape(n * n * 4, 3 * 2 * 14 * 14)
+
+    def _check_patches(self) -> None:
+        rgb = self.pictures[0].rgb
+        truth = self.processor.image_processor(images=[Image.fromarray(rgb)], return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(self._patches(rgb), truth, atol=1e-4, rtol=0)
+
+    def _prompt(self, question: str) -> Encoded:
+        if question not in self._prompts:
+            content = [{"type": "image"}, {"type": "text", "text": question}]
+            self._prompts[question] = encode(self.processor, [{"role": "user", "content": content}], [self._blank], False)
+        return self._prompts[question]
+
+    def sample(self, index: int, rng: np.random.Generator) -> tuple[Sample, list[bool]]:
+        """One row: the first question as prompt, the rest of the conversation as completion, and which of its tokens are
+        answers."""
+        picture = self.pictures[index]
+        if rng.random() < 0.5:
+            picture = mirrored(picture)
+        turns = conversation(picture, rng, TURNS)
+        prompt = self._prompt(turns[0][0])
+        encoded = Encoded(prompt.prompt_ids, prompt.input_ids, prompt.token_types, self._patches(picture.rgb),
+                          prompt.grid_thw, prompt.positions)
+        tokenize = lambda text: self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        ids, answers = [], []
+        for number, (question, answer) in enumerate(turns):
+            if number:
+                between = tokenize(f"\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
+                ids += between
+                answers += [False] * len(between)
+            reply = tokenize(answer + "<|im_end|>")
+            ids += reply
+            answers += [True] * len(reply)
+        return Sample(encoded, tuple(ids)), answers
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then cosine to FINAL_LR."""
+    if step < WARMUP:
+        return PEAK_LR * (step + 1) / WARMUP
+    return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
+
+
+def train(out: Path, steps: int, pictures: int, seed: int, threads: int, resume: bool) -> None:
+    begun = time.time()
+    work = out.with_name(out.name + ".work")
+    build_tiny(work, seed)
+    print(f"drawing {pictures} pictures", flush=True)
+    rows = Rows(work, draw_pictures(pictures, seed, 2))
+    print(f"{time.time() - begun:6.0f} s  pictures drawn", flush=True)
+    torch.set_num_threads(threads)
+    policy = PolicyForward(load_policy(work))
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    first = _restore(work, policy, optimizer) if resume else 0
+    pad = rows.processor.tokenizer.pad_token_id
+    shown, since = [], time.time()
+    for step in range(first, steps):
+        rng = np.random.default_rng((seed, 1, step))
+        drawn = [rows.sample(int(index), rng) for index in rng.integers(len(rows.pictures), size=BATCH)]
+        batch = build_batch([sample for sample, _ in drawn], pad)
+        answers = torch.zeros_like(batch.mask)
+        for row, (_, flags) in enumerate(drawn):
+            answers[row, :len(flags)] = torch.tensor(flags)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        loss = -policy(batch)[answers].mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        shown.append(loss.item())
+        if (step + 1) % 50 == 0:
+            pace = (time.time() - since) / len(shown)
+            print(f"{time.time() - begun:6.0f} s  step {step + 1}/{steps}  loss {np.mean(shown):.4f}  {pace:.2f} s/step  "
+                  f"about {pace * (steps - step - 1) / 60:.0f} min left", flush=True)
+            shown, since = [], time.time()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            _save(work, policy, optimizer, step + 1)
+            save_policy(policy.model, work, out)
+    (out / "training.json").write_text(json.dumps({"command": "python -m sft.tiny_base", "steps": steps, "pictures": pictures,
+                                                   "seed": seed, "batch": BATCH, "turns": TURNS}, indent=1) + "\n")
+
+
+def _save(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Weights, moments and the step, in safetensors, under one name or not at all."""
+    state = {f"model.{k}": v.clone() for k, v in policy.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in moments.items()}
+    save_file(state | {"step": torch.tensor(step)}, work / "state.partial")
+    (work / "state.partial").rename(work / "state.safetensors")
+
+
+def _restore(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer) -> int:
+    state = load_file(work / "state.safetensors")
+    policy.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    moments: dict[int, dict] = {}
+    for name, value in state.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["step"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the tiny base model on generic procedural pictures")
+    parser.add_argument("--out", type=Path, default=Path("models/tiny_base"))
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--pictures", type=int, default=12000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
+    arguments = parser.parse_args()
+    train(arguments.out, arguments.steps, arguments.pictures, arguments.seed, arguments.threads, arguments.resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""RolloutWorker on a real vLLM engine: log-probs are the model's, and only proved weights are served."""
+
+import asyncio
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from actors.rollout import CanaryMismatch, RolloutRequest, RolloutWorker, StaleWorker, WorkerDead
+from actors.weights import EMBEDDING, HEAD, TensorSpec, WeightStore, WeightVersion, WeightVersionError
+from configs.schema import RolloutConfig, SamplingConfig
+from models.forward import PolicyForward, Sample, build_batch
+from models.inputs import MediaError, encode, load_images, prompt_token_ids
+from models.loading import load_policy, load_processor
+from models.tiny import build_tiny
+from models.tokens import banned_token_ids
+
+pytestmark = pytest.mark.engine
+
+TOLERANCE = 1e-3
+
+
+class Bench:
+    """One engine, the learner's model beside it, and a store between them."""
+
+    def __init__(self, folder):
+        self.folder = build_tiny(folder / "model", seed=0, init_std=0.15)
+        self.processor = load_processor(self.folder)
+        self.model = load_policy(self.folder).eval()
+        self.banned = banned_token_ids(self.processor, self.model.lm_head.weight.shape[0])
+        rng = np.random.default_rng(0)
+        self.pictures = [str(folder / f"{i}.png") for i in range(4)]
+        for path in self.pictures:
+            Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(path)
+        self.store = WeightStore(folder / "weights")
+        self.runner = asyncio.Runner()
+        self.worker = RolloutWorker("w0", str(self.folder), RolloutConfig(kv_cache_bytes=64 << 20, max_model_len=512))
+        self.info = self.run(self.worker.start())
+        self.number = 0
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+    def messages(self, pictures, is_video):
+        media = [{"type": "video"}] if is_video else [{"type": "image"}] * pictures
+        return [{"role": "user", "content": [*media, {"type": "text", "text": "Where is the chair?"}]}]
+
+    def request(self, name, pictures=1, is_video=False, n=4, tokens=16, seed=11, temperature=1.0, greedy=False):
+        ids = prompt_token_ids(self.processor, self.messages(pictures, is_video))
+        sampling = SamplingConfig(temperature=temperature, max_new_tokens=tokens)
+        return RolloutRequest(name, ids, tuple(self.pictures[:pictures]), is_video, n, seed, sampling, greedy)
+
+    def gap(self, generation, request):
+        """Largest |learner - engine| log-prob of a generation, nats, by the learner's own forward pass."""
+        messages = self.messages(len(request.media), request.is_video)
+        encoded = encode(self.processor, messages, load_images(request.media), request.is_video)
+        assert encoded.input_ids == generation.expanded_prompt_ids
+        batch = build_batch([Sample(encoded, c.token_ids) for c in generation.completions], pad_id=0)
+        with torch.no_grad():
+            expected = PolicyForward(self.model)(batch, request.sampling.temperature, self.banned)
+        rows = [torch.tensor(c.logprobs) - expected[i, : len(c.logprobs)] for i, c in enumerate(generation.completions)]
+        return float(torch.cat(rows).abs().max())
+
+    def perturb(self, scale=0.03):
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(torch.randn_like(parameter) * scale)
+
+    def publish(self, state=None):
+        self.number += 1
+        return self.store.publish(self.number, self.model.state_dict() if state is None else state)
+
+    def sync(self, version=None):
+        """Update, canary, proof: what a trainer does. Returns the canary's gap."""
+        request = self.request("canary")
+        self.run(self.worker.update_weights(self.publish() if version is None else version))
+        gap = self.gap(self.run(self.worker.canary(request)), request)
+        self.run(self.worker.prove(gap))
+        return gap
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    before = dict(os.environ)
+    torch.manual_seed(0)
+    bench = Bench(tmp_path_factory.mktemp("rollout"))
+    yield bench
+    bench.run(bench.worker.stop())
+    bench.runner.close()
+    bench.store.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def serving(bench):
+    """The bench with the model's current weights in the engine, proved."""
+    if bench.worker.health().state != "serving":
+        bench.sync()
+    return bench
+
+
+def test_a_started_worker_serves_only_after_its_canary(bench):
+    assert bench.info["state"] == "stale" and bench.info["tensors"][HEAD] == bench.info["tensors"][EMBEDDING]
+    request = bench.request("first")
+    with pytest.raises(StaleWorker, match="w0 is stale at version 0"):
+        bench.run(bench.worker.generate(request))
+    with pytest.raises(StaleWorker, match="run the canary first"):
+        bench.run(bench.worker.prove(0.0))
+    canary = bench.run(bench.worker.canary(request))
+    bench.run(bench.worker.prove(bench.gap(canary, request)))
+    assert bench.run(bench.worker.generate(request)).completions == canary.completions
+
+
+@pytest.mark.parametrize(("pictures", "temperature"), [(1, 1.0), (3, 0.7)])
+def test_image_logprobs_are_the_learners(serving, pictures, temperature):
+    request = serving.request("image", pictures, temperature=temperature)
+    generation = serving.run(serving.worker.generate(request))
+    assert len(generation.completions) == 4
+    assert (generation.worker, generation.version) == ("w0", serving.worker.version)
+    assert serving.gap(generation, request) < TOLERANCE
+
+
+def test_video_logprobs_are_the_learners(serving):
+    request = serving.request("video", 4, is_video=True)
+    assert serving.gap(serving.run(serving.worker.generate(request)), request) < TOLERANCE
+
+
+def test_a_group_encodes_its_pictures_once(bench):
+    bench.sync()  # empties the encoder cache, then encodes the canary's picture
+    before = bench.run(bench.worker.image_passes())
+    bench.run(bench.worker.generate(bench.request("group", 3, n=8)))
+    assert bench.run(bench.worker.image_passes()) - before == 2
+
+
+def test_new_weights_are_served_and_caches_forget_the_old_ones(serving):
+    request = serving.request("same picture", n=2)
+    old = serving.run(serving.worker.generate(request))
+    with torch.no_grad():
+        for parameter in serving.model.model.visual.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    assert serving.gap(old, request) > 0.05, "the change must show, or this test shows nothing"
+    assert serving.sync() < TOLERANCE
+    serving.perturb()
+    assert serving.sync() < TOLERANCE
+    new = serving.run(serving.worker.generate(request))
+    assert serving.gap(new, request) < TOLERANCE
+    assert new.version == serving.number == old.version + 2
+
+
+def test_a_worker_does_not_serve_between_update_and_proof(serving):
+    serving.run(serving.worker.update_weights(serving.publish()))
+    request = serving.request("early")
+    with pytest.raises(StaleWorker):
+        serving.run(serving.worker.generate(request))
+    with pytest.raises(StaleWorker, match="run the canary first"):
+        serving.run(serving.worker.prove(0.0))
+
+
+@pytest.mark.parametrize("gap", [0.5, float("nan")])
+def test_a_gap_above_the_tolerance_keeps_the_worker_out(serving, gap):
+    serving.run(serving.worker.canary(serving.request("canary")))
+    with pytest.raises(CanaryMismatch, match="differ from the learner's"):
+        serving.run(serving.worker.prove(gap))
+    with pytest.raises(StaleWorker, match="dirty"):
+        serving.run(serving.worker.generate(serving.request("after")))
+
+
+def test_the_canary_catches_a_stale_head(serving):
+    old_head = serving.model.lm_head.weight.detach().clone()
+    serving.perturb(0.05)
+    stale = {**serving.model.state_dict(), HEAD: old_head}
+    with pytest.raises(CanaryMismatch):
+        serving.sync(serving.publish(stale))
+    with pytest.raises(StaleWorker):
+        serving.run(serving.worker.generate(serving.request("stale")))
+    assert serving.sync() < TOLERANCE
+
+
+def test_a_version_without_the_tied_head_is_refused(serving):
+    whole = serving.publish()
+    headless = WeightVersion(whole.number, whole.manifest[:-1], whole.path, whole.nbytes)
+    with pytest.raises(WeightVersionError, match="missing lm_head.weight"):
+        serving.run(serving.worker.update_weights(headless))
+    assert serving.worker.health().state == "dirty"
+    assert serving.sync() < TOLERANCE
+
+
+@pytest.mark.parametrize("fault", ["checksum", "file"])
+def test_damaged_versions_are_refused_and_a_good_one_heals(serving, fault):
+    good = serving.publish()
+    manifest = list(good.manifest)
+    manifest[3] = TensorSpec(manifest[3].name, manifest[3].dtype, manifest[3].shape, "crc32:00000000")
+    bad = {
+        "checksum": WeightVersion(good.number, tuple(manifest), good.path, good.nbytes),
+        "file": WeightVersion(good.number, good.manifest, good.path + ".gone", good.nbytes),
+    }[fault]
+    message = {"checksum": f"{manifest[3].name} has checksum", "file": "cannot be read"}[fault]
+    with pytest.raises(WeightVersionError, match=message):
+        serving.run(serving.worker.update_weights(bad))
+    with pytest.raises(StaleWorker, match="dirty"):
+        serving.run(serving.worker.generate(serving.request("refused")))
+    assert serving.sync(good) < TOLERANCE
+
+
+def test_the_engine_itself_refuses_a_version_that_leaves_a_parameter_unfilled(serving, monkeypatch):
+    whole = serving.publish()
+    content = load_file(whole.path)
+    del content[HEAD]
+    save_file(content, whole.path)
+    monkeypatch.delitem(serving.worker._expected, HEAD)  # past the worker's own check
+    with pytest.raises(WeightVersionError, match="lm_head.weight.* got no weights"):
+        serving.run(serving.worker.update_weights(WeightVersion(whole.number, whole.manifest[:-1], whole.path, 0)))
+    monkeypatch.undo()
+    assert serving.sync() < TOLERANCE
+
+
+def test_requests_in_flight_survive_an_update_and_wait_for_the_proof(serving):
+    worker, request, canary = serving.worker, serving.request("long", tokens=300), serving.request("canary")
+    old = worker.version
+
+    async def scenario():
+        start = worker.health().generated_tokens
+        task = asyncio.create_task(worker.generate(request))
+        while worker.health().generated_tokens < start + 40:
+            await asyncio.sleep(0.01)
+        serving.perturb()
+        await worker.update_weights(serving.publish())
+        await worker.prove(serving.gap(await worker.canary(canary), canary))
+        return await task
+
+    generation = serving.run(scenario())
+    assert generation.version == old == worker.version - 1
+    assert max(len(c.token_ids) for c in generation.completions) > 40
+    assert serving.gap(generation, request) > TOLERANCE, "its first tokens are the old weights'"
+
+
+def test_requests_in_flight_fail_when_the_update_does(serving):
+    worker, request = serving.worker, serving.request("doomed", tokens=300)
+
+    async def scenario():
+        start = worker.health().generated_tokens
+        task = asyncio.create_task(worker.generate(request))
+        while worker.health().generated_tokens < start + 8:
+            await asyncio.sleep(0.01)
+        with pytest.raises(WeightVersionError):
+            await worker.update_weights(WeightVersion(99, (), "nowhere", 0))
+        with pytest.raises(StaleWorker):
+            await asyncio.wait_for(task, 60)
+
+    serving.run(scenario())
+    assert worker.health().in_flight == 0
+
+
+def test_samples_repeat_with_the_seed_and_children_differ(serving):
+    first, again, other = (
+        serving.run(serving.worker.generate(serving.request("seeded", seed=seed))).completions for seed in (5, 5, 500)
+    )
+    assert [c.token_ids for c in first] == [c.token_ids for c in again]
+    assert [c.token_ids for c in first] != [c.token_ids for c in other]
+    assert len({c.token_ids for c in first}) == 4
+
+
+def test_seeded_prompts_beyond_a_default_step_budget_do_not_kill_the_engine(serving):
+    requests = [serving.request(f"wide {k}", 4, n=8, tokens=2, seed=k) for k in range(16)]
+    generations = serving.run(serving.worker.generate_many(requests))
+    assert sum(len(g.expanded_prompt_ids) * 8 for g in generations) > 8192
+    alone = serving.run(serving.worker.generate(requests[-1]))
+    assert [c.token_ids for c in alone.completions] == [c.token_ids for c in generations[-1].completions]
+
+
+def test_banned_tokens_are_never_sampled(serving):
+    request = serving.request("hot", n=64, tokens=100, temperature=2.0)  # some 20 in 6,000 if not banned
+    tokens = [t for c in serving.run(serving.worker.generate(request)).completions for t in c.token_ids]
+    assert len(tokens) > 4000 and not set(tokens) & set(serving.banned)
+
+
+def test_many_greedy_generations_keep_their_order_and_are_the_most_likely(serving):
+    requests = [serving.request(f"eval {k}", 1 + k % 3, n=1, tokens=8, greedy=True) for k in range(9)]
+    generations = serving.run(serving.worker.generate_many(requests))
+    assert [g.request_id for g in generations] == [r.request_id for r in requests]
+    assert generations[0].completions[0].token_ids == generations[3].completions[0].token_ids
+    assert all(serving.gap(g, r) < TOLERANCE for g, r in zip(generations, requests))
+    assert all(value >= -np.log(serving.info["vocab_size"]) for g in generations for value in g.completions[0].logprobs)
+
+
+def test_an_unreadable_picture_is_named(serving, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    request = serving.request("broken")
+    broken = RolloutRequest(**{**vars(request), "media": (str(tmp_path / "broken.png"),)})
+    with pytest.raises(MediaError, match="broken.png"):
+        serving.run(serving.worker.generate(broken))
+
+
+def test_a_request_the_engine_refuses_is_a_value_error(serving):
+    request = serving.request("too long", tokens=16)
+    endless = RolloutRequest(**{**vars(request), "prompt_token_ids": request.prompt_token_ids + (300,) * 600})
+    with pytest.raises(ValueError, match="worker w0: request too long was refused"):
+        serving.run(serving.worker.generate(endless))
+    assert serving.worker.health().in_flight == 0
+
+
+def test_the_death_of_the_engine_is_an_error_not_a_wait(serving):  # last: it kills the module's engine
+    worker = serving.worker
+
+    async def scenario():
+        start = worker.health().generated_tokens
+        task = asyncio.create_task(worker.generate(serving.request("last", tokens=400)))
+        while worker.health().generated_tokens < start + 8:
+            await asyncio.sleep(0.01)
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(WorkerDead, match="request last"):
+            await asyncio.wait_for(task, 60)
+
+    serving.run(scenario())
+    assert worker.health().state == "dead"
+    with pytest.raises(StaleWorker, match="dead"):
+        serving.run(worker.generate(serving.request("after")))

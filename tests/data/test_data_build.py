@@ -1,0 +1,190 @@
+"""Builds of small data folders: same bytes whatever the processes, rows that read back, splits that do not share."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.schema import ConstructionConfig, DataConfig, RoomsConfig
+from data.build import build_data
+from data.prompts import user_text
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, check_media, load_split
+from data.types import Example
+
+CONFIG = DataConfig(rooms=RoomsConfig(train_rooms=4, heldout_rooms=2, image_size=84, frames_per_room=12))
+
+
+def half(size):
+    return size[0] // 2, size[1] // 2
+
+
+def hashes(folder):
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build") / "data"
+    lines = []
+    manifest = build_data(CONFIG, folder, 7, half, lines.append, workers=1)
+    return folder, manifest, lines
+
+
+def test_two_processes_write_the_same_bytes(built, tmp_path):
+    folder, manifest, _ = built
+    assert build_data(CONFIG, tmp_path / "again", 7, half, workers=2) == manifest
+    assert hashes(tmp_path / "again") == hashes(folder)
+
+
+def test_another_seed_writes_other_rows_and_fewer_rooms_the_same_rooms(built, tmp_path):
+    folder, manifest, _ = built
+    one = CONFIG.model_copy(update={"rooms": CONFIG.rooms.model_copy(update={"train_rooms": 1, "heldout_rooms": 1})})
+    other = build_data(one, tmp_path / "other", 8, half, workers=1)
+    build_data(one, tmp_path / "fewer", 7, half, workers=1)
+    assert not set(other["sha256"].values()) & set(manifest["sha256"].values())
+    pictures = {name: value for name, value in hashes(tmp_path / "fewer").items() if name.endswith(".png")}
+    assert len(pictures) > 8 and pictures.items() <= hashes(folder).items()
+
+
+def test_the_folder_reads_back(built):
+    folder, manifest, lines = built
+    for name in ("train", "heldout"):
+        split = load_split(folder, name)
+        counts = manifest["counts"][name]
+        assert counts["rows"] == {GROUNDING_FILE: len(split.grounding), SPATIAL_FILE: len(split.spatial),
+                                  COLDSTART_FILE: len(split.coldstart)}
+        assert check_media(split.examples) == counts["pictures"]
+        written = {str(path) for path in (folder / name / "images").rglob("*.png")}
+        assert written == {path for row in split.examples for path in row.media}
+        ids = [row.question_id for row in split.examples]
+        assert ids == list(range(len(ids)))
+        assert {row.data_type for row in split.spatial} == {"single_image", "multi_view", "video"}
+        assert all(len(row.media) == {"single_image": 1, "multi_view": 8, "video": 8}[row.data_type] for row in split.spatial)
+    assert lines[-1].startswith("data: 6/6 rooms, ")
+    for name, value in manifest["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
+    assert manifest == json.loads((folder / "manifest.json").read_text())
+    assert DataConfig.model_validate(manifest["config"]) == CONFIG
+
+
+def test_rows_carry_the_released_fields_and_no_other(built):
+    folder, _, _ = built
+    shared = ["question_id", "image", "data_type"]
+    expected = {GROUNDING_FILE: [*shared, "question", "answer"], COLDSTART_FILE: [*shared, "prompt", "solution"],
+                SPATIAL_FILE: [*shared, "question", "options", "answer", "question_type"]}
+    for name, keys in expected.items():
+        for line in (folder / "train" / name).read_text().splitlines():
+            row = json.loads(line)
+            assert list(row) == keys and all(not path.startswith("images/") for path in row["image"])
+            if name == GROUNDING_FILE:
+                assert all(type(v) is int and 0 <= v <= 84 for item in row["answer"] for v in item["bbox_2d"])
+
+
+def test_training_and_heldout_share_no_room_and_no_picture(built):
+    folder, _, _ = built
+    scenes = {name: {path.name for path in (folder / name / "images").iterdir()} for name in ("train", "heldout")}
+    assert not scenes["train"] & scenes["heldout"] and (len(scenes["train"]), len(scenes["heldout"])) == (4, 2)
+    contents = [value for name, value in hashes(folder).items() if name.endswith(".png")]
+    assert len(contents) == len(set(contents))
+
+
+def test_grounding_rows_join_to_single_image_rows(built):
+    split = load_split(built[0], "train")
+    asked = {(row.media, row.question) for row in split.spatial if row.data_type == "single_image"}
+    assert {(row.media, row.question) for row in split.grounding} == asked
+
+
+def test_cold_start_prompts_are_the_think_prompts_of_rows(built):
+    split = load_split(built[0], "train")
+    prompts = {(row.media, user_text(row, "think")): row for row in split.grounding + split.spatial}
+    for row in split.coldstart:
+        source = prompts[row.media, row.prompt_text]
+        answer = row.solution.split("<answer>")[1].removesuffix("</answer>")
+        if source.is_localization:  # processed pictures are half as large
+            boxes = json.loads(answer)
+            assert [item["label"] for item in boxes] == [box.label for box in source.boxes]
+            np.testing.assert_allclose([item["bbox_2d"] for item in boxes], np.array([b.bbox for b in source.boxes]) / 2, atol=0.51)
+        else:
+            assert answer == source.answer
+    kinds = [prompts[row.media, row.prompt_text].question_type for row in split.coldstart]
+    assert kinds.count("object localization") == 4 * 2 and len(kinds) == 4 * 6 and len(set(kinds)) >= 6
+
+
+def test_quotas_are_kept(tmp_path):
+    quotas = ConstructionConfig(localization_per_room=3, single_image_per_room=2, multi_view_per_room=1,
+                                video_per_room=0, coldstart_per_room=0)
+    rooms = RoomsConfig(train_rooms=1, heldout_rooms=1, image_size=84, frames_per_room=8)
+    manifest = build_data(DataConfig(rooms=rooms, construction=quotas), tmp_path / "data", 0, half, workers=1)
+    for counts in manifest["counts"].values():
+        assert counts["rows"] == {GROUNDING_FILE: 3, SPATIAL_FILE: 3, COLDSTART_FILE: 0}
+    assert len(load_split(tmp_path / "data", "train").examples) == 6
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def fail(size):
+        raise RuntimeError("no processor")
+
+    with pytest.raises(RuntimeError, match="no processor"):
+        build_data(CONFIG, tmp_path / "data", 0, fail, workers=1)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty; remove it or choose another"):
+        build_data(CONFIG, tmp_path / "data", 0, half, workers=1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "notes.txt"]
+    with pytest.raises(DataError, match="nothing to build"):
+        build_data(CONFIG.model_copy(update={"path": "somewhere"}), tmp_path / "new", 0, half)
+
+
+# Posed frames -----------------------------------------------------------------------------------------------------
+
+SIDE, FOCAL = 96, 80.0
+
+
+def posed_folder(folder, frames=3):
+    """Three pieces in front of cameras that stand at the origin, 1.2 m up, and step to the right; x right, y ahead."""
+    (folder / "frames").mkdir(parents=True)
+    posed = []
+    for index in range(frames):
+        Image.new("RGB", (SIDE, SIDE), (40 * index, 90, 120)).save(folder / "frames" / f"{index:05d}.jpg")
+        pose = [[1, 0, 0, 0.2 * index], [0, 0, 1, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]]
+        posed.append({"file": f"frames/{index:05d}.jpg", "camera_to_world": pose})
+    objects = [("sofa", (-1.2, 4.0, 0.4), (1.6, 0.9, 0.8)), ("lamp", (0.6, 2.8, 0.8), (0.4, 0.4, 1.6)),
+               ("bed", (1.8, 5.2, 0.3), (1.6, 1.8, 0.6))]
+    scene = {"scene": "scene9999_00", "dataset": "fixture", "image_width": SIDE, "image_height": SIDE, "units": "metres",
+             "intrinsics": [[FOCAL, 0, SIDE / 2, 0], [0, FOCAL, SIDE / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+             "axis_align": np.eye(4).tolist(), "frames": posed,
+             "objects": [{"id": i, "label": label, "aligned": {"center": center, "dimensions": size},
+                          "unaligned": {"center": center, "dimensions": size}} for i, (label, center, size) in enumerate(objects)]}
+    (folder / "scene.json").write_text(json.dumps(scene))
+    return folder
+
+
+def test_posed_frames_become_rows_of_every_modality(tmp_path):
+    source = posed_folder(tmp_path / "source")
+    manifest = build_data(DataConfig(source=str(source)), tmp_path / "data", 0, half)
+    assert manifest["split"] == "by row; one scene only" and manifest["source"] == "posed frames"
+    splits = {name: load_split(tmp_path / "data", name) for name in ("train", "heldout")}
+    rows = {name: [row for row in split.grounding + split.spatial] for name, split in splits.items()}
+    assert {row.data_type for row in rows["train"]} == {"single_image", "multi_view", "video"}
+    assert len({row.media for row in rows["train"] if row.data_type == "single_image"}) == 3
+    questions = {name: {(row.media[0].rsplit("/", 1)[1], row.data_type, row.question) for row in some}
+                 for name, some in rows.items()}
+    assert questions["heldout"] and not questions["train"] & questions["heldout"]
+    for split in splits.values():
+        check_media(split.examples)
+    copied = tmp_path / "data/train/images/scene9999_00/00000.jpg"
+    assert copied.read_bytes() == (source / "frames/00000.jpg").read_bytes()
+    distances = {row.answer for row in rows["train"] + rows["heldout"]
+                 if isinstance(row, Example) and row.question_type == "absolute distance"}
+    assert distances <= {"1.0", "1.3", "1.4"}  # sofa-lamp, lamp-bed, sofa-bed, by hand
+
+
+def test_a_posed_build_is_deterministic(tmp_path):
+    source = posed_folder(tmp_path / "source")
+    for name in ("one", "two"):
+        build_data(DataConfig(source=str(source)), tmp_path / name, 3, half)
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")

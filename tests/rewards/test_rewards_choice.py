@@ -1,0 +1,105 @@
+"""Multiple-choice answers: the accepted forms, and everything that only looks like one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.choice import choice_reward, option_texts, parse_choice
+from rewards.errors import GroundTruthError
+
+OPTIONS = ["A. chair", "B. round table", "C. a lamp", "D. left-front"]
+
+
+@pytest.mark.parametrize(
+    "answer, letter",
+    [
+        ("A", "A"),
+        ("b", "B"),
+        ("a", "A"),
+        (" C ", "C"),
+        ("A.", "A"),
+        ("(A)", "A"),
+        ("[D]", "D"),
+        ("A)", "A"),
+        ("(b).", "B"),
+        ("A: chair", "A"),
+        ("A. chair", "A"),
+        ("A. chair.", "A"),
+        ("(A) chair", "A"),
+        ("a. chair", "A"),
+        ("B: the round one", "B"),
+        ("A. it's a chair", "A"),
+        ("option A", "A"),
+        ("Option (B)", "B"),
+        ("option c: a lamp", "C"),
+        ("chair", "A"),
+        ("Round  Table", "B"),
+        ("a lamp", "C"),
+        ("left-front", "D"),
+    ],
+)
+def test_accepted_forms(answer, letter):
+    assert parse_choice(answer, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "E",
+        "(E)",
+        "A B",
+        "A, B",
+        "A or B",
+        "A. B",
+        "a. b",
+        "B. a",
+        "(A) (B)",
+        "A) B)",
+        "A: round table",
+        "A. chair or B. round table",
+        "a chair",
+        "it is a table",
+        "The answer is B",
+        "A]",
+        "(A",
+        "AB",
+        "chair table",
+        "option",
+        "А",  # Cyrillic
+        "1",
+    ],
+)
+def test_refused_forms(answer):
+    assert parse_choice(answer, OPTIONS) is None
+
+
+def test_only_the_rows_own_letters_count():
+    assert parse_choice("C", ["A. left", "B. right"]) is None
+    assert choice_reward("C", "A", ["A. left", "B. right"]) == 0.0
+
+
+def test_a_text_that_two_options_share_names_neither():
+    assert parse_choice("left", ["A. left", "B. left"]) is None
+    assert parse_choice("A. left", ["A. left", "B. left"]) == "A"
+
+
+def test_an_option_text_that_holds_another_letter_is_no_contradiction():
+    assert parse_choice("A. lamp B", ["A. lamp B", "B. chair"]) == "A"
+
+
+def test_reward_is_one_for_the_truth_and_zero_for_the_rest():
+    assert choice_reward("(B)", "B", OPTIONS) == 1.0
+    assert choice_reward("A", "B", OPTIONS) == 0.0
+    assert choice_reward(None, "B", OPTIONS) == 0.0
+
+
+@pytest.mark.parametrize("truth, options", [("E", OPTIONS), ("b", OPTIONS), ("A", ["chair"]), ("A", ["A. x", "A. y"])])
+def test_bad_ground_truth_raises(truth, options):
+    with pytest.raises(GroundTruthError):
+        choice_reward("A", truth, options)
+
+
+@given(st.text(max_size=60))
+def test_model_text_never_raises_and_never_leaves_the_options(answer):
+    assert parse_choice(answer, OPTIONS) in (None, *option_texts(OPTIONS))

@@ -1,0 +1,199 @@
+"""Numbers out of text, and the mean relative accuracy at its boundaries."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.accuracy import TOLERANCES, mean_relative_accuracy, number_reward
+from rewards.errors import GroundTruthError, RewardSettingsError
+from rewards.number import parse_number
+
+MODES = ("inclusive", "strict", "float_compat")
+
+
+@pytest.mark.parametrize(
+    "text, unit, value",
+    [
+        ("42", None, 42.0),
+        ("3.1", "m", 3.1),
+        ("3.1 m", "m", 3.1),
+        ("3.1m", "m", 3.1),
+        ("3.1 meters.", "m", 3.1),
+        ("3 metres", "m", 3.0),
+        ("1,000", "cm", 1000.0),
+        ("1,234,567.5 cm", "cm", 1234567.5),
+        ("-2.5", "m", -2.5),
+        ("+2", None, 2.0),
+        (".5", "m", 0.5),
+        ("5.", "m", 5.0),
+        ("1e2", "cm", 100.0),
+        ("12 m2", "m2", 12.0),
+        ("12 m^2", "m2", 12.0),
+        ("12 m²", "m2", 12.0),
+        ("12 square meters", "m2", 12.0),
+        ("12 sq. m", "m2", 12.0),
+        ("12 sqm", "m2", 12.0),
+        ("about 3 m", "m", 3.0),
+        ("~3", None, 3.0),
+        ("(3)", None, 3.0),
+        ("3 chairs in the room", None, 3.0),
+        ("The distance is 3.1 meters.", "m", 3.1),
+        ("three", None, 3.0),
+        ("Twenty.", None, 20.0),
+        ("0", None, 0.0),
+    ],
+)
+def test_one_number_is_read(text, unit, value):
+    assert parse_number(text, unit) == value
+
+
+@pytest.mark.parametrize(
+    "text, unit",
+    [
+        ("", None),
+        ("many", None),
+        ("a", None),
+        ("3-5", "m"),
+        ("3 - 5", "m"),
+        ("3–5", "m"),
+        ("3 to 5", "m"),
+        ("3 or four", None),
+        ("between two and 3", None),
+        ("1/2", "m"),
+        ("3 4", None),
+        ("3, 4", None),
+        ("3 m 20 cm", "m"),
+        ("1_000", "cm"),
+        ("1,00", "cm"),
+        ("10,00", "cm"),
+        ("0,123", "m"),
+        ("1,0000", "cm"),
+        ("3.1.2", "m"),
+        ("inf", None),
+        ("-inf", None),
+        ("nan", None),
+        ("1e999", None),
+        ("9" * 400, None),
+        ("٣", None),
+        ("３", None),
+        ("3½", None),
+        ("3²", None),
+        ("0x10", None),
+        ("3e", None),
+        ("2nd", None),
+        ("3%", None),
+        ("3 %", None),
+        ("$3", None),
+        ("- 3", None),
+        ("minus 3", None),
+        ("3 hundred", None),
+        ("3 and a half", "m"),
+        ("three chairs", None),
+        ("thirty-one", None),
+        ("3 cm", "m"),
+        ("3 m", "cm"),
+        ("3 m", None),
+        ("3 feet", "m"),
+        ("3 ft", "m"),
+        ("36 inches", "cm"),
+        ("36 in.", "cm"),
+        ('36"', "cm"),
+        ("In feet: 3", "m"),
+        ("12 m", "m2"),
+        ("12 square feet", "m2"),
+        ("12 m2", "m"),
+        ("12 m3", "m2"),
+        ("12 cubic meters", "m2"),
+        ("3 m/s", "m"),
+        ("90 degrees", "m"),
+        ("3*2", None),
+        ("2 x 3", None),
+    ],
+)
+def test_anything_but_one_number_in_the_expected_unit_is_refused(text, unit):
+    assert parse_number(text, unit) is None
+
+
+@given(st.text(max_size=80), st.sampled_from([None, "m", "cm", "m2"]))
+def test_model_text_never_raises(text, unit):
+    value = parse_number(text, unit)
+    assert value is None or math.isfinite(value)
+
+
+@given(
+    st.decimals(-(10**9), 10**9, allow_nan=False, places=3), st.sampled_from(["{:f}", "{:,f}", " {:f} m ", "{:f}m."])
+)
+def test_decimals_are_read_exactly(value, form):
+    assert parse_number(form.format(value), "m") == float(value)
+
+
+@pytest.mark.parametrize(
+    "prediction, target, inclusive, strict, float_compat",
+    [
+        (62, 101, 0.3, 0.3, 0.3),  # the paper's figure
+        (1.35, 1, 0.4, 0.3, 0.3),  # a relative error of exactly 0.35, twice; the public rule
+        (13.5, 10, 0.4, 0.3, 0.4),  # scores it by the rounding of the quotient
+        (5, 5, 1.0, 1.0, 1.0),
+        (1.5, 1, 0.1, 0.0, 0.1),
+        (1.51, 1, 0.0, 0.0, 0.0),
+        (0, 1, 0.0, 0.0, 0.0),
+        (0, 0, 1.0, 1.0, 1.0),
+        (1e-12, 0, 0.0, 0.0, 0.0),
+        (-2, -2, 1.0, 1.0, 1.0),
+        (2, -2, 0.0, 0.0, 0.0),
+        (-2.5, -2, 0.6, 0.5, 0.6),
+        (1e308, -1e308, 0.0, 0.0, 0.0),
+        (1e308, 1e-308, 0.0, 0.0, 0.0),
+        (math.inf, 1, 0.0, 0.0, 0.0),
+        (math.nan, 1, 0.0, 0.0, 0.0),
+    ],
+)
+def test_accuracy_in_the_three_modes(prediction, target, inclusive, strict, float_compat):
+    found = [mean_relative_accuracy(prediction, target, mode) for mode in MODES]
+    assert found == [inclusive, strict, float_compat]
+
+
+def test_tolerances_are_the_papers():
+    assert TOLERANCES == (0.50, 0.45, 0.40, 0.35, 0.30, 0.25, 0.20, 0.15, 0.10, 0.05)
+
+
+@pytest.mark.parametrize("k", range(10))
+@pytest.mark.parametrize("scale", ["0.001", "0.1", "1", "3", "7", "10", "101", "12345"])
+def test_equal_ratios_score_equally_at_every_boundary(k, scale):
+    """An error of exactly 5(k+1) %: `<=` holds for the tolerances from there up, `<` for one fewer."""
+    target = Fraction(scale)
+    for prediction in (target * (1 + Fraction(5 * (k + 1), 100)), target * (1 - Fraction(5 * (k + 1), 100))):
+        held = sum(Fraction(5 * (j + 1), 100) >= Fraction(5 * (k + 1), 100) for j in range(10))
+        assert mean_relative_accuracy(float(prediction), float(target), "inclusive") == held / 10
+        assert mean_relative_accuracy(float(prediction), float(target), "strict") == (held - 1) / 10
+
+
+@given(st.floats(0.01, 1e4), st.floats(0.01, 1e4), st.floats(1.0, 3.0))
+def test_a_worse_estimate_never_scores_more(target, error, factor):
+    for mode in MODES:
+        near = mean_relative_accuracy(target + error, target, mode)
+        assert mean_relative_accuracy(target + error * factor, target, mode) <= near
+
+
+def test_reward_reads_both_sides_in_the_unit():
+    assert number_reward("62 cm", "101", "cm") == 0.3
+    assert number_reward("62 m", "101", "cm") == 0.0
+    assert number_reward(None, "101", "cm") == 0.0
+    assert number_reward("", "101", "cm") == 0.0
+
+
+@pytest.mark.parametrize("truth", ["", "A", "nan", "3-4", "3 feet"])
+def test_a_truth_that_is_no_number_raises_whatever_the_answer(truth):
+    for answer in ("3", None):
+        with pytest.raises(GroundTruthError, match="fix the row"):
+            number_reward(answer, truth, "m")
+
+
+def test_unknown_mode_and_infinite_target_raise():
+    with pytest.raises(RewardSettingsError, match="choose one of inclusive, strict, float_compat"):
+        mean_relative_accuracy(1, 1, "loose")
+    with pytest.raises(GroundTruthError):
+        mean_relative_accuracy(1, math.inf)

@@ -1,0 +1,197 @@
+"""Supervised stages: what is supervised, in which order, and the real Ray Train job with a DeepSpeed engine inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.schema import LearnerConfig, OptimizerConfig, RunConfig, SFTConfig
+from data.types import Box, Example
+from models.forward import PolicyForward, build_batch
+from models.loading import load_policy, load_processor
+from models.tiny import build_tiny
+from models.tokens import end_token_id
+from sft.dataset import MicroBatch, RowOrder, StageRows, TargetError, micro_batches
+from sft.stage import SFTTask, StageFailed, cut_metrics, train_rows
+
+ROWS = 10
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("base") / "model", seed=0, init_std=0.15)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths = [str(folder / f"{index}.png") for index in range(4)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (140, 168, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def grounding(pictures: list[str]) -> tuple[Example, ...]:
+    return tuple(
+        Example(id=f"train/grounding/{index}", question_id=index, data_type="single_image", question="Where is the chair?",
+                question_type="object localization", media=(pictures[index % 4],),
+                boxes=(Box("chair", (3.0 * index, 7.0, 84.0, 140.0)),) * (1 + index % 2))
+        for index in range(ROWS))
+
+
+def spatial(pictures: list[str]) -> tuple[Example, ...]:
+    """One row of each kind of media."""
+    def row(index: int, data_type: str, media: list[str]) -> Example:
+        return Example(id=f"train/spatial/{index}", question_id=index, data_type=data_type, question="How many chairs?",
+                       question_type="object count", media=tuple(media), answer=str(index))
+
+    return (row(0, "single_image", pictures[:1]), row(1, "multi_view", pictures), row(2, "video", pictures))
+
+
+def task(base: Path, folder: Path, rows: tuple[Example, ...], stage: str = "sft1", **settings) -> SFTTask:
+    section = SFTConfig(**{"epochs": 1.2, "batch_size": 4, "micro_batch_size": 3, "checkpoint_steps": 2,
+                           "optimizer": OptimizerConfig(lr=3e-3), **settings})
+    run = RunConfig(seed=5, learner=LearnerConfig(threads=1))
+    return SFTTask(stage, rows, str(base), str(folder), run, section)
+
+
+def test_rows_of_all_media_are_supervised_on_the_answer_and_its_end_only(base: Path, pictures: list[str]) -> None:
+    processor = load_processor(base)
+    rows = StageRows("sft2", spatial(pictures), processor)
+    for row, visual_tokens in ((0, 16), (1, 64), (2, 32)):
+        sample = rows.sample(row)
+        assert processor.tokenizer.decode(sample.completion_ids) == f"{row}<|im_end|>"
+        assert sample.completion_ids[-1] == end_token_id(processor)
+        assert sum(kind > 0 for kind in sample.encoded.token_types) == visual_tokens
+        prompt = processor.tokenizer.decode(sample.encoded.prompt_ids)
+        assert prompt.endswith("Answer with a number.<|im_end|>\n<|im_start|>assistant\n")
+    batch = build_batch([rows.sample(row) for row in range(3)], processor.tokenizer.pad_token_id)
+    assert batch.mask.sum() == sum(len(rows.target(row)) for row in range(3))
+    assert rows.sample(1) .encoded is rows.sample(1).encoded  # encoded once
+
+
+def test_boxes_are_written_in_the_frame_of_the_processed_picture(base: Path, pictures: list[str]) -> None:
+    rows = StageRows("sft1", grounding(pictures)[:1], load_processor(base))
+    text = load_processor(base).tokenizer.decode(rows.target(0), skip_special_tokens=True)
+    # 168 x 140 is processed at 112 x 84: (0, 7, 84, 140) becomes (0, 4.2, 56, 84).
+    assert json.loads(text) == [{"bbox_2d": [0, 4, 56, 84], "label": "chair"}]
+
+
+def test_a_row_without_target_or_with_a_media_token_is_refused(base: Path, pictures: list[str]) -> None:
+    processor, row = load_processor(base), grounding(pictures)[0]
+    empty = Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": None})
+    with pytest.raises(TargetError, match="train/grounding/0.*no target"):
+        StageRows("sft2", [empty], processor)
+    with pytest.raises(TargetError, match="media token"):
+        StageRows("sft2", [Example(**{**vars(empty), "answer": "<|image_pad|>"})], processor)
+
+
+def test_the_order_is_a_permutation_per_epoch_and_depends_on_the_seed_only() -> None:
+    config = SFTConfig(epochs=2.5, batch_size=4)
+    order = RowOrder(6, config, seed=1)
+    assert order.steps == 4  # 15 rows
+    seen = [row for step in range(4) for row in order.batch(step)]
+    assert len(seen) == 15 and sorted(seen[:6]) == sorted(seen[6:12]) == list(range(6)) and seen[:6] != seen[6:12]
+    assert RowOrder(6, config, seed=1).batch(3) == tuple(seen[12:])
+    assert [RowOrder(6, config, seed=2).batch(step) for step in range(4)] != [order.batch(step) for step in range(4)]
+    assert RowOrder(6, SFTConfig(epochs=2.5, batch_size=4, max_steps=3), seed=1).steps == 3
+
+
+def test_ranks_get_equal_numbers_of_micro_batches_and_every_row_counts_once() -> None:
+    lengths = {0: 5, 1: 1, 2: 9, 3: 1, 4: 7}
+    assert micro_batches(list(lengths), 2, 1, lengths.get) == [[MicroBatch((1, 3)), MicroBatch((0, 4)), MicroBatch((2,))]]
+    two = micro_batches(list(lengths), 2, 2, lengths.get)
+    assert two == [[MicroBatch((1, 3)), MicroBatch((2,))], [MicroBatch((0, 4)), MicroBatch((1,), counts=False)]]
+    assert [[len(m.rows) for m in rank] for rank in micro_batches(list(lengths), 16, 2, lengths.get)] == [[3], [2]]
+
+
+def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    cut_metrics(path, 2)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def expected_losses(base: Path, one: SFTTask) -> list[float]:
+    """The stage in plain torch: whole batches, AdamW, the cosine schedule with warm-up written out."""
+    processor, model = load_processor(base), load_policy(base)
+    rows, order, forward = StageRows("sft1", one.examples, processor), RowOrder(ROWS, one.config, 5), PolicyForward(model)
+    adamw, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.0), []
+    for step, factor in enumerate([1.0, 1.0, 0.5]):  # 3 steps: ceil(0.1 * 3) = 1 of warm-up, then half a cosine over 2
+        adamw.param_groups[0]["lr"] = 3e-3 * factor
+        samples = [rows.sample(row) for row in order.batch(step)]
+        loss = -forward(build_batch(samples, 0)).sum() / sum(len(sample.completion_ids) for sample in samples)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.engine
+def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(base: Path, pictures: list[str], tmp_path: Path,
+                                                                   cluster) -> None:
+    one = task(base, tmp_path / "one", grounding(pictures))
+    lines: list[str] = []
+    model_folder = train_rows(one, lines.append)
+    losses = [record["loss"] for record in records(tmp_path / "one")]
+    assert losses == pytest.approx(expected_losses(base, one), abs=1e-4)
+    assert [record["samples"] for record in records(tmp_path / "one")] == [4, 4, 4]
+    assert any("step 3/3" in line for line in lines)
+    assert not (tmp_path / "one" / "ray_train").exists()
+
+    trained, start = load_policy(model_folder).state_dict(), load_policy(base).state_dict()
+    assert trained.keys() == start.keys() and any(not torch.equal(trained[name], start[name]) for name in start)
+    assert load_processor(model_folder).chat_template == load_processor(base).chat_template
+
+    before = (tmp_path / "one" / "metrics.jsonl").stat().st_mtime_ns
+    train_rows(one, lines.append)
+    assert lines[-1] == "sft1: already trained" and (tmp_path / "one" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.engine
+def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_killed_stage_resumes(base: Path, pictures: list[str],
+                                                                               tmp_path: Path, cluster) -> None:
+    one = task(base, tmp_path / "two", grounding(pictures), ranks=2, zero_stage=3, gradient_checkpointing=True)
+    # The third batch meets a picture that is not there: the job fails after the checkpoint of step 2.
+    third = RowOrder(ROWS, one.config, 5).batch(2)
+    assert not {row % 4 for row in third} - {0, 1, 2, 3}
+    victim = next(row for row in third if row not in RowOrder(ROWS, one.config, 5).batch(0) + RowOrder(ROWS, one.config, 5).batch(1))
+    own = tmp_path / "own.png"
+    content = Path(pictures[0]).read_bytes()
+    own.write_bytes(content)
+    rows = tuple(Example(**{**vars(row), "media": (str(own),)}) if index == victim else row
+                 for index, row in enumerate(one.examples))
+    broken = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
+    own.write_bytes(content[:200])  # its header can still be read
+    with pytest.raises(StageFailed, match="stage sft1: rank .*own.png"):
+        train_rows(broken, lambda line: None)
+    assert [record["step"] for record in records(tmp_path / "two")] == [0, 1]
+    assert not (tmp_path / "two" / "hf").exists()
+    own.write_bytes(content)
+    train_rows(broken, lambda line: None)
+    assert [record["step"] for record in records(tmp_path / "two")] == [0, 1, 2]
+    plain = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
+    assert [record["loss"] for record in records(tmp_path / "two")] == pytest.approx(expected_losses(base, plain), abs=1e-4)
+    assert load_policy(tmp_path / "two" / "hf").state_dict().keys() == load_policy(base).state_dict().keys()
