@@ -32,6 +32,8 @@ from rewards.settings import RewardSettings
 
 #: A child imports numpy and scipy and the user's files before it is ready.
 START_SECONDS = 60.0
+#: A child that has closed its socket needs a moment to exit.
+EXIT_SECONDS = 2.0
 
 
 def reward_settings(config: RewardConfig) -> RewardSettings:
@@ -77,20 +79,26 @@ class Scorer:
             answer = ("died", None)
         if answer[0] == "ready":
             return
-        ending = self.close()
+        ending = self.close(EXIT_SECONDS if answer[0] == "died" else 0.0)
         if answer[0] == "refused":
             raise RewardContractError(answer[1])
         named = f" (reward.custom: {', '.join(self._custom)})" if self._custom else ""
         raise RewardContractError(f"the reward process{named} was not ready within {START_SECONDS:.0f} s: {ending}; "
                                   "does a file of yours hang or exit when it is imported?")
 
-    def close(self) -> str:
-        """Kill the child and its process group; says how it ended. Idempotent."""
+    def close(self, grace: float = 0.0) -> str:
+        """Kill the child and its process group; says how it ended. Idempotent.
+
+        `grace`: seconds to wait for the end of a child that has closed its socket, to learn how it ended.
+        """
         if self._process is None:
             return "not running"
         process, self._process = self._process, None
         self._connection.close()
-        code = process.poll()
+        try:
+            code = process.wait(timeout=grace)
+        except subprocess.TimeoutExpired:
+            code = None
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -121,7 +129,7 @@ class Scorer:
                     return [*scores, Score("timeout", detail=reason)]
                 scores.append(self._connection.recv()[1])
         except (EOFError, OSError):
-            reason = f"row {jobs[len(scores)].row.id}: the reward process {self.close()}"
+            reason = f"row {jobs[len(scores)].row.id}: the reward process {self.close(EXIT_SECONDS)}"
             scores.append(Score("error", detail=reason))
         return scores
 

@@ -70,7 +70,9 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with `1e-5` as a number and without silent duplicate keys (see `_duplicates`)."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -214,7 +216,9 @@ def _apply_override(tree: _Tree, text: str) -> None:
     for depth, name in enumerate(sections):
         inner = section.setdefault(name, {})
         if not isinstance(inner, dict):
-            tree.problems.append(Problem(where, key, f"{'.'.join(sections[:depth + 1])} is a single value, not a section"))
+            tree.problems.append(
+                Problem(where, key, f"{'.'.join(sections[: depth + 1])} is a single value, not a section")
+            )
             return
         section = inner
     section[leaf] = value
@@ -231,7 +235,9 @@ def _validate(tree: _Tree, file: str) -> tuple[RunConfig | None, list[Problem]]:
         # JSON mode: strict about types, yet lists may fill tuples and whole numbers may fill floats.
         return RunConfig.model_validate_json(json.dumps(tree.values, default=str), strict=True), problems
     except ValidationError as error:
-        return None, problems + [_problem(item, tree, file) for item in error.errors(include_url=False)]
+        found = [_problem(item, tree, file) for item in error.errors(include_url=False)]
+        named = {problem.key for problem in problems}
+        return None, problems + [problem for problem in found if problem.key not in named]
 
 
 def _problem(item: Mapping[str, Any], tree: _Tree, file: str) -> Problem:
@@ -251,7 +257,7 @@ def _problem(item: Mapping[str, Any], tree: _Tree, file: str) -> Problem:
 
 
 def nearest_key(key: str) -> str | None:
-    """The valid dotted key closest to `key`: a sibling with a similar name, else the same or a similar name elsewhere."""
+    """The valid key closest to `key`: a sibling with a similar name, else the same or a similar name elsewhere."""
     keys = list(valid_keys())
     section, _, leaf = key.rpartition(".")
     siblings = [other.rpartition(".")[2] for other in keys if other.rpartition(".")[0] == section]

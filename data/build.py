@@ -87,7 +87,7 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
     """
     folder = Path(folder).absolute()
     if config.path is not None:
-        raise DataError(f"data.path is {config.path!r}: there is nothing to build; set it to null to build a data folder")
+        raise DataError(f"data.path is {config.path!r}: there is nothing to build; set it to null to build")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; remove it or choose another folder")
     report = _Reporter(progress)

@@ -48,11 +48,6 @@ def confusable(a: str, b: str) -> bool:
     return first <= second or second <= first
 
 
-def named_apart(labels: Sequence[str]) -> bool:
-    """Whether no two of the labels are confusable."""
-    return not any(confusable(a, b) for a, b in combinations(labels, 2))
-
-
 def is_clear(record: ObjectRecord, config: ConstructionConfig) -> bool:
     """Whether the object shows well enough in this picture to ask about it."""
     return (record.visibility >= config.min_visible and record.area >= config.min_area
@@ -91,7 +86,8 @@ def single_image_questions(question_type: str, frame: str, records: Sequence[Obj
                            config: ConstructionConfig, rng: np.random.Generator) -> Iterator[Question]:
     """Questions of one type about one picture, random order. ValueError for a type that one picture cannot ask."""
     if question_type not in SINGLE_IMAGE_TYPES:
-        raise ValueError(f"{question_type!r} is no single-image question type; expected one of {', '.join(SINGLE_IMAGE_TYPES)}")
+        raise ValueError(f"{question_type!r} is no single-image question type; expected one of "
+                         f"{', '.join(SINGLE_IMAGE_TYPES)}")
     objects = askable(records, config)
     make = {"object size": _sizes, "absolute distance": _distances, "relative distance": _nearest,
             "relative direction": _directions}[question_type]

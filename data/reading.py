@@ -36,8 +36,8 @@ _KEYS: Mapping[str, frozenset[str]] = {
 }
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _OPTION = re.compile(r"([A-Z])\. ?(.*\S.*)", re.DOTALL)
-_SOLUTION = re.compile(r"\s*<think>(?:(?!</?(?:think|answer)>).)+</think>\s*<answer>(?:(?!</?(?:think|answer)>).)+</answer>\s*",
-                       re.DOTALL)
+_INNER = r"(?:(?!</?(?:think|answer)>).)+"
+_SOLUTION = re.compile(rf"\s*<think>{_INNER}</think>\s*<answer>{_INNER}</answer>\s*", re.DOTALL)
 _MISSING = object()
 
 
@@ -124,7 +124,8 @@ def read_rows(folder: str | Path, file_name: str, split: str) -> list[Example]:
             examples.append(example)
     if unknown:
         counts = ", ".join(f"{key} ({count})" for key, count in sorted(unknown.items()))
-        warnings.warn(f"{path}: ignored keys that the schema does not know, with rows that have them: {counts}", stacklevel=2)
+        warnings.warn(f"{path}: ignored keys that the schema does not know, with the number of rows: {counts}",
+                      stacklevel=2)
     return examples
 
 
@@ -147,7 +148,7 @@ def _picture_problems(path: str, boxes: Sequence[tuple[str, Box]]) -> list[str]:
         with Image.open(path) as picture:
             width, height = picture.size
             picture.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for bad files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
         return [f"{path}: not a readable picture ({type(error).__name__}: {error})"]
     return [f"{path}: row {row} has a box {list(box.bbox)} outside the {width} x {height} picture" for row, box in boxes
             if min(box.bbox[:2]) < -1 or box.bbox[2] > width + 1 or box.bbox[3] > height + 1]
@@ -202,7 +203,8 @@ def _common(row: _Row, root: Path, split: str) -> dict:
             row.fail("image", f"expected 1 picture for single_image, got {len(media)}")
         if data_type != "single_image" and len(media) < 2:
             row.fail("image", f"expected at least 2 pictures for {data_type}, got {len(media)}")
-    return {"id": f"{split}/{row.file.stem}/{question_id}", "question_id": question_id, "data_type": data_type, "media": media}
+    return {"id": f"{split}/{row.file.stem}/{question_id}", "question_id": question_id, "data_type": data_type,
+            "media": media}
 
 
 def _relative(row: _Row, name: object) -> PurePosixPath:

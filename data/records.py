@@ -4,10 +4,10 @@ What holds
     * `box2d` is tight and inside the image, pixels of the original image, pixel (u, v) covering [u, u+1) x [v, v+1).
       Rendered rooms: the hull of the pixels the object has when drawn alone. Real frames, whose boxes are annotations:
       the hull of the projected 3-D box, clipped to z >= `NEAR` and to the image.
-    * `visibility` is the share of the pixels the object has alone in this image that nothing else covers. Objects
-      occlude with their solids; those of real frames are their whole boxes, which overstates occlusion (a chair under a
-      table counts as hidden), while walls and things without a box hide nothing. Real frames are measured at a reduced
-      size, longest side at most `MASK_SIDE`.
+    * `visibility` is the share of the pixels the object has alone in this image that nothing else covers. In rendered
+      rooms the solids cover each other, as in the picture. Of real frames only boxes are known, mostly air: a box
+      covers what begins behind its far side, so a table in the corner of a sofa stays visible. Walls and things without
+      a box cover nothing. Real frames are measured at a reduced size, longest side at most `MASK_SIDE`.
     * `truncation` is the share of the unclipped projection's bounding rectangle that lies outside the image, always
       from the 3-D box; what is nearer than `NEAR` is cut off first.
     * An object whose box (grown by `NEAR`) holds the camera has no record: its projection means nothing.
@@ -59,26 +59,25 @@ def frame_records(scene: Scene, frame: Frame) -> list[ObjectRecord]:
     rendered = frame.image is None
     mask_camera = camera if rendered else _scaled(camera, min(1.0, MASK_SIDE / max(width, height)))
     world_to_camera = np.linalg.inv(camera.camera_to_world)
-    depth = np.full((mask_camera.height, mask_camera.width), np.inf, np.float32)
-    owner = np.full(depth.shape, -1, np.int32)
+    nearest = np.full((mask_camera.height, mask_camera.width), np.inf)
     seen = []
-    for index, item in enumerate(scene.objects):
-        if _holds(item, camera.camera_to_world[:3, 3]):
-            continue
-        outline = project_box(item, camera)
-        if outline is None:
-            continue
-        window = _window(outline, camera, mask_camera)
+    for item in scene.objects:
+        outline = None if _holds(item, camera.camera_to_world[:3, 3]) else project_box(item, camera)
+        window = None if outline is None else _window(outline, camera, mask_camera)
         if window is None:
             continue
-        mask = _draw(item, index, mask_camera, window, depth, owner)
-        if mask.any():
-            seen.append((index, item, outline, window, mask))
+        u0, v0, u1, v1 = window
+        front, covers = _surfaces(item, mask_camera, window, rendered)
+        nearest[v0:v1, u0:u1] = np.minimum(nearest[v0:v1, u0:u1], covers)
+        seen.append((item, outline, window, front))
     records = []
-    for index, item, outline, window, mask in seen:
-        visible = int((owner == index).sum())
+    for item, outline, window, front in seen:
+        mask = np.isfinite(front)
+        visible = int((mask & (front <= nearest[window[1]:window[3], window[0]:window[2]])).sum())
+        if not visible:
+            continue
         box2d = _pixel_hull(mask, window) if rendered else clipped_hull(outline, width, height)
-        if not visible or box2d is None:
+        if box2d is None:
             continue
         center = world_to_camera @ np.array([*item.center, 1.0])
         records.append(ObjectRecord(
@@ -185,20 +184,30 @@ def _window(outline: np.ndarray, camera: Camera, mask_camera: Camera) -> tuple[i
     return (int(low[0]), int(low[1]), int(high[0]), int(high[1])) if (low < high).all() else None
 
 
-def _draw(item: SceneObject, index: int, camera: Camera, window: tuple[int, int, int, int], depth: np.ndarray,
-          owner: np.ndarray) -> np.ndarray:
-    """The object's own mask (h, w) in the window; paints it into the shared depth and owner maps where it is nearest."""
+def _surfaces(item: SceneObject, camera: Camera, window: tuple[int, int, int, int],
+              rendered: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (h, w) in the window at which the object alone begins, and from which on it hides others; inf beside it."""
     u0, v0, u1, v1 = window
     intrinsics = camera.intrinsics[:3, :3].copy()
     intrinsics[:2, 2] -= (u0, v0)
-    if not item.solids:
-        half = tuple(side / 2 for side in item.dimensions)
-        item = replace(item, solids=(Solid("box", item.center, half, (0.5, 0.5, 0.5)),))
-    alone = render([item], Camera(intrinsics, camera.camera_to_world, u1 - u0, v1 - v0)).depth
-    nearer = alone < depth[v0:v1, u0:u1]
-    depth[v0:v1, u0:u1][nearer] = alone[nearer]
-    owner[v0:v1, u0:u1][nearer] = index
-    return np.isfinite(alone)
+    cropped = Camera(intrinsics, camera.camera_to_world, u1 - u0, v1 - v0)
+    if rendered:
+        front = render([item], cropped).depth
+        return front, front
+    half = tuple(side / 2 for side in item.dimensions)
+    whole = replace(item, solids=(Solid("box", item.center, half, (0.5, 0.5, 0.5)),))
+    front = render([whole], cropped).depth.astype(float)
+    return front, np.where(np.isfinite(front), _far_side(item, cropped), np.inf)
+
+
+def _far_side(item: SceneObject, camera: Camera) -> np.ndarray:
+    """Depth (H, W) at which the rays through pixel centres leave the object's box; meaningless beside the box."""
+    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    pixels = np.stack([u, v, np.ones_like(u)], -1)
+    rays = pixels @ (camera.camera_to_world[:3, :3] @ np.linalg.inv(camera.intrinsics)).T
+    ahead = np.copysign(np.array(item.dimensions) / 2, rays) + item.center - camera.camera_to_world[:3, 3]
+    with np.errstate(divide="ignore"):
+        return (ahead / rays).min(axis=-1)
 
 
 def _pixel_hull(mask: np.ndarray, window: tuple[int, int, int, int]) -> tuple[float, float, float, float]:

@@ -19,9 +19,7 @@ import numpy as np
 
 from configs.schema import ConstructionConfig
 from data.facts import CountFacts, GapFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
-from data.questions import (
-    MIN_DISTANCE, centimetres, confusable, is_clear, named_apart, round_robin, shuffled, size_facts, take_turns,
-)
+from data.questions import MIN_DISTANCE, centimetres, confusable, is_clear, round_robin, shuffled, size_facts, take_turns
 from data.records import ObjectRecord
 from data.relations import Level, axis_gaps, closest_distance, floor_distance, sector_names, turn_angle, turn_sector
 from data.scenes.types import Scene, SceneObject
@@ -125,7 +123,8 @@ def video_rows(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], coun
 
 def _rows(data_type: DataType, kinds: Sequence[str], view: SceneView, quota: int, config: ConstructionConfig,
           rng: np.random.Generator) -> list[Question]:
-    return take_turns([scene_questions(data_type, kind, view, config, rng) for kind in shuffled(kinds, rng)], quota, set())
+    sources = [scene_questions(data_type, kind, view, config, rng) for kind in shuffled(kinds, rng)]
+    return take_turns(sources, quota, set())
 
 
 def scene_questions(data_type: DataType, question_type: str, view: SceneView, config: ConstructionConfig,
@@ -138,6 +137,11 @@ def scene_questions(data_type: DataType, question_type: str, view: SceneView, co
                        (data_type, question_type, view.frames, *key))
 
 
+def distance_between(a: SceneObject, b: SceneObject) -> float:
+    """Metres between the closest points of two objects' boxes."""
+    return closest_distance(a.center, a.dimensions, b.center, b.dimensions)
+
+
 def _sizes(view: SceneView, config, rng):
     for a in shuffled(view.only_one(), rng):
         yield (SCENE["object size"].format(a=a.label), None, str(centimetres(max(a.dimensions))),
@@ -147,7 +151,7 @@ def _sizes(view: SceneView, config, rng):
 def _distances(view: SceneView, config, rng):
     for pair in shuffled(combinations(view.only_one(), 2), rng):
         a, b = shuffled(pair, rng)
-        distance = closest_distance(a.center, a.dimensions, b.center, b.dimensions)
+        distance = distance_between(a, b)
         if distance < MIN_DISTANCE:
             continue
         along = tuple(map(float, axis_gaps(a.center, a.dimensions, b.center, b.dimensions)))
@@ -159,8 +163,7 @@ def _nearest(view: SceneView, config, rng):
     categories = view.categories()
     for target in shuffled(view.only_one(), rng):
         groups = {label: items for label, items in categories.items() if not confusable(label, target.label)}
-        distance = {label: min(closest_distance(target.center, target.dimensions, o.center, o.dimensions) for o in items)
-                    for label, items in groups.items()}
+        distance = {label: min(distance_between(target, item) for item in items) for label, items in groups.items()}
         candidates = _clear_winner(shuffled(sorted(groups), rng), distance, config.min_distance_gap)
         if len(candidates) < 2:
             continue
@@ -170,8 +173,8 @@ def _nearest(view: SceneView, config, rng):
         text = SCENE["relative distance"].format(candidates=", ".join(order), target=target.label)
         if any(len(groups[label]) > 1 for label in order):
             text += SEVERAL_INSTANCES
-        yield (text, options, letter, NearestFacts(target.label, tuple((label, distance[label]) for label in order), nearest),
-               (target.id, *sorted(order)))
+        facts = NearestFacts(target.label, tuple((label, distance[label]) for label in order), nearest)
+        yield text, options, letter, facts, (target.id, *sorted(order))
 
 
 def _clear_winner(labels: Sequence[str], distance: Mapping[str, float], gap: float) -> list[str]:

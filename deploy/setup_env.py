@@ -3,8 +3,8 @@
     python3 deploy/setup_env.py --venv .venv
 
 What holds: running it again changes nothing (a stamp keyed by the pins, this folder and the choice of engine);
-a machine without a GPU never receives a CUDA build of torch; the torchvision hook exists only where `import torchvision`
-fails beside a CPU torch without it. Choices by environment variable: LADDER_EXTRA=cpu|gpu.
+a machine without a GPU never receives a CUDA build of torch; the torchvision hook exists only where
+`import torchvision` fails beside a CPU torch without it. Choices by environment variable: LADDER_EXTRA=cpu|gpu.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def check_python(version: tuple[int, ...]) -> None:
     """Raises SetupError when the interpreter is older than the stack allows."""
     if tuple(version[:2]) < OLDEST_PYTHON:
         found, wanted = ".".join(map(str, version[:2])), ".".join(map(str, OLDEST_PYTHON))
-        raise SetupError(f"Python {found} is too old, {wanted} or newer is needed. Name one: make PYTHON=python{wanted} ...")
+        raise SetupError(
+            f"Python {found} is too old, {wanted} or newer is needed. Name one: make PYTHON=python{wanted} ..."
+        )
 
 
 def choose_extra(wanted: str, listed_gpus: int) -> str:
@@ -96,7 +98,8 @@ def found_cpu_build(report: str, version: str) -> bool:
     try:
         items = json.loads(report)["install"]
         return any(
-            item["metadata"]["name"].lower() == "torch" and item["metadata"]["version"] == f"{version}+cpu" for item in items
+            item["metadata"]["name"].lower() == "torch" and item["metadata"]["version"] == f"{version}+cpu"
+            for item in items
         )
     except (ValueError, KeyError, TypeError):
         return False
@@ -112,7 +115,9 @@ def stamp_key(root: Path, extra: str, extras: str, python: str) -> str:
 
 def summarise(line: str) -> str | None:
     """What one line of pip's output says about progress, or None."""
-    match = re.match(r"\s*(Collecting|Downloading|Using cached|Processing|Building wheel for|Installing collected)\s+(\S+)", line)
+    match = re.match(
+        r"\s*(Collecting|Downloading|Using cached|Processing|Building wheel for|Installing collected)\s+(\S+)", line
+    )
     if match is None:
         return None
     if match.group(1) == "Installing collected":
@@ -131,34 +136,53 @@ class Environment:
         print(f"[{time.monotonic() - self.begun:6.1f} s] {text}", flush=True)
 
     def create(self) -> None:
-        if self.python.exists() and subprocess.run([str(self.python), "-m", "pip", "--version"], capture_output=True).returncode == 0:
+        if (
+            self.python.exists()
+            and subprocess.run([str(self.python), "-m", "pip", "--version"], capture_output=True).returncode == 0
+        ):
             return
         self.say(f"creating {self.folder}")
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.folder)], capture_output=True, text=True)
+        made = subprocess.run(
+            [sys.executable, "-m", "venv", "--clear", str(self.folder)], capture_output=True, text=True
+        )
         if made.returncode:
-            raise SetupError(f"python -m venv failed (Debian and Ubuntu need the package python3-venv):\n{made.stdout}{made.stderr}")
+            raise SetupError(
+                f"python -m venv failed (Debian and Ubuntu need the package python3-venv):\n{made.stdout}{made.stderr}"
+            )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run([str(self.python), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
     def check_cpu_torch(self, version: str) -> None:
-        """Stops before pip could choose a CUDA build. Asks for the local version, so nothing of another build is fetched."""
+        """Stops before pip could choose a CUDA build. Asks for the local version: no other build is fetched."""
         self.say(f"looking for the CPU build of torch {version}")
         wanted = f"torch=={version}+cpu"
         command = ("-m", "pip", "install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
-        if self.run("-c", f"import importlib.metadata as m; assert m.version('torch') == '{version}+cpu'").returncode == 0:
+        if (
+            self.run("-c", f"import importlib.metadata as m; assert m.version('torch') == '{version}+cpu'").returncode
+            == 0
+        ):
             return
         result = self.run(*command)
         if result.returncode or not found_cpu_build(result.stdout, version):
-            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or [f"it was asked for {wanted}"]
-            raise SetupError(CPU_TORCH_MISSING.format(version=version, found=lines[-1].replace("ERROR: ", "pip says: ")))
+            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or [
+                f"it was asked for {wanted}"
+            ]
+            raise SetupError(
+                CPU_TORCH_MISSING.format(version=version, found=lines[-1].replace("ERROR: ", "pip says: "))
+            )
 
     def install(self, extras: str) -> None:
         target = f"{ROOT}[{extras}]"
         self.say(f"installing [{extras}] with the pins of setup.cfg (a few minutes on a fresh machine)")
         command = [str(self.python), "-m", "pip", "install", "--progress-bar", "off", "--no-input", "-e", target]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         )
         lines, steps, shown = [], 0, time.monotonic()
         for line in process.stdout:
@@ -202,13 +226,19 @@ class Environment:
         if works or not cpu_torch:
             for path in (line, module):
                 path.unlink(missing_ok=True)
-            self.say("torchvision works by itself" if works else f"torchvision does not import ({error}); torch is a CUDA build, left alone")
+            self.say(
+                "torchvision works by itself"
+                if works
+                else f"torchvision does not import ({error}); torch is a CUDA build, left alone"
+            )
             return
         _replace(module, HOOK_SOURCE.read_text(encoding="utf-8"))
         _replace(line, f"import {HOOK_MODULE}\n")
         works, _, error = self.torchvision(without_hook=False)
         if not works:
-            raise SetupError(f"torchvision does not import beside this CPU build of torch, and our hook does not help: {error}")
+            raise SetupError(
+                f"torchvision does not import beside this CPU build of torch, and our hook does not help: {error}"
+            )
         self.say("torchvision imports (operator names declared for the CPU build of torch)")
 
 
@@ -237,7 +267,12 @@ def set_up(folder: Path, more_extras: str, force: bool) -> None:
     extras = ",".join([extra, *(name for name in more_extras.split(",") if name)])
     environment = Environment(folder, begun)
     stamp, key = folder / STAMP, stamp_key(ROOT, extra, extras, ".".join(map(str, sys.version_info[:2])))
-    if not force and environment.python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8").strip() == key:
+    if (
+        not force
+        and environment.python.exists()
+        and stamp.exists()
+        and stamp.read_text(encoding="utf-8").strip() == key
+    ):
         return
     environment.create()
     if extra == "cpu":

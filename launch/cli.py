@@ -43,11 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ladder", description="Progressive training of vision-language models for spatial reasoning.")
+    parser = argparse.ArgumentParser(
+        prog="ladder", description="Progressive training of vision-language models for spatial reasoning."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     quickstart = commands.add_parser("quickstart", help="the whole ladder on this machine, through Ray Jobs")
-    quickstart.add_argument("--smoke", action="store_true", help="every part once, in the shortest time; no meaningful numbers")
+    quickstart.add_argument(
+        "--smoke", action="store_true", help="every part once, in the shortest time; no meaningful numbers"
+    )
     quickstart.add_argument("--seed", type=int, help="seed of data, training and sampling")
     _settings(quickstart)
     quickstart.set_defaults(command=_quickstart)
@@ -64,8 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="data folders").add_subparsers(required=True, metavar="ACTION")
     build = data.add_parser("build", help="write a data folder")
-    build.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="configuration whose data section and seed count")
-    build.add_argument("--source", type=Path, metavar="DIR", help="posed frames with scene.json, instead of procedural rooms")
+    build.add_argument(
+        "config", metavar="CONFIG", type=Path, nargs="?", help="configuration whose data section and seed count"
+    )
+    build.add_argument(
+        "--source", type=Path, metavar="DIR", help="posed frames with scene.json, instead of procedural rooms"
+    )
     build.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write; must not exist yet")
     _settings(build)
     build.set_defaults(command=_build)
@@ -73,7 +81,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting, e.g. grpo.steps=10")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting, e.g. grpo.steps=10",
+    )
     parser.add_argument("--name", help="name of the run (its folder below root)")
 
 
@@ -118,7 +133,9 @@ def _build(options: argparse.Namespace) -> int:
     overrides = _overrides(options) + ([f"data.source={json.dumps(str(options.source))}"] if options.source else [])
     config = load_config(options.config, overrides) if options.config else _defaults(overrides)
     if options.out.exists():
-        raise RunFolderError(f"{options.out} exists already; a data folder is written whole: choose another --out or remove it")
+        raise RunFolderError(
+            f"{options.out} exists already; a data folder is written whole: choose another --out or remove it"
+        )
     resolved = with_absolute_paths(config)
     problems = [*model_problems(resolved), *data_problems(resolved)]
     if problems:

@@ -7,6 +7,7 @@ cluster (every process is tied to its parent on Linux). Token authentication is 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -25,6 +26,7 @@ from launch.progress import Say
 OBJECT_STORE_BYTES = 500_000_000
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
+GRACE_SECONDS = 5.0
 SOCKET_PATH_LIMIT = 60  # Ray appends about 45 characters; Unix sockets end at 107
 _PR_SET_PDEATHSIG = 1
 
@@ -34,7 +36,7 @@ class ClusterError(RuntimeError):
 
 
 class LocalCluster:
-    """`start()` gives the address for `ray.init`; `dashboard_url` is the one for Ray Jobs; `stop()` ends exactly this one."""
+    """`start()` gives the address for `ray.init`; `dashboard_url` is for Ray Jobs; `stop()` ends exactly this one."""
 
     def __init__(self, say: Say, cpus: int | None = None):
         self.say, self.cpus = say, cpus or os.cpu_count() or 1
@@ -49,22 +51,50 @@ class LocalCluster:
         gcs, dashboard, client, agent = free_ports(4)
         self.address, self.dashboard_url = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
         command = [
-            sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block",
-            "--node-ip-address", "127.0.0.1", "--port", str(gcs), "--dashboard-host", "127.0.0.1",
-            "--dashboard-port", str(dashboard), "--ray-client-server-port", str(client),
-            "--dashboard-agent-listen-port", str(agent), "--min-worker-port", "0", "--max-worker-port", "0",
-            "--num-cpus", str(self.cpus), "--object-store-memory", str(OBJECT_STORE_BYTES),
-            "--temp-dir", str(self._folder), "--disable-usage-stats",
+            sys.executable,
+            "-c",
+            "from ray.scripts.scripts import main; main()",
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address",
+            "127.0.0.1",
+            "--port",
+            str(gcs),
+            "--dashboard-host",
+            "127.0.0.1",
+            "--dashboard-port",
+            str(dashboard),
+            "--ray-client-server-port",
+            str(client),
+            "--dashboard-agent-listen-port",
+            str(agent),
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+            "--num-cpus",
+            str(self.cpus),
+            "--object-store-memory",
+            str(OBJECT_STORE_BYTES),
+            "--temp-dir",
+            str(self._folder),
+            "--disable-usage-stats",
         ]
         self.say(f"starting a local Ray cluster ({self.cpus} CPUs)")
         log = self._folder / "start.log"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        # Jobs and workers inherit this: `python` is this environment's; the dashboard needs no address of another cluster.
+        # Jobs and workers inherit this: `python` is this environment's, and no address of another cluster leaks in.
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PATH": path}
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self._wait(log)
         self.say(f"Ray is up at {self.address}, dashboard {self.dashboard_url}")
@@ -80,7 +110,9 @@ class LocalCluster:
             time.sleep(0.25)
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
         self.stop()
-        raise ClusterError(f"the local Ray cluster did not come up within {START_SECONDS:.0f} s; its last words:\n  {tail}")
+        raise ClusterError(
+            f"the local Ray cluster did not come up within {START_SECONDS:.0f} s; its last words:\n  {tail}"
+        )
 
     def stop(self) -> None:
         """Ends the cluster's processes and removes its temporary folder; nothing to do when it never started."""
@@ -149,9 +181,9 @@ def _short_temporary_folder() -> str:
 
 
 def _end_with_parent() -> None:
-    """Runs in the child before exec: the kernel sends it SIGTERM when the parent is gone."""
+    """Runs in the child before exec: the kernel ends it when the parent is gone, and its own children with it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list:
@@ -167,10 +199,18 @@ def _end(processes: list) -> None:
     """Ends what outlived the head process: workers detach from it only when it dies."""
     import psutil
 
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (alive := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=5)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # psutil compares start times: never another process with a re-used id
+
+
+def _runs(process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -20,10 +20,17 @@ from launch.progress import Say
 PROJECT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 30.0
 INTERRUPTED = 130
+#: Ray's loggers that list every file left out of the upload and every closed connection.
+CHATTY = (
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+)
 
 
 def submit_and_follow(arguments: Sequence[str], say: Say, address: str | None = None) -> int:
-    """`python -m launch ARGUMENTS` as a Ray job; its log on the terminal. Exit code: 0 succeeded, 1 not, 130 interrupted.
+    """`python -m launch ARGUMENTS` as a Ray job, its log on the terminal. Exit code 0, 1 (failed) or 130 (stopped).
 
     Without an address (RAY_ADDRESS counts as one) a local cluster is started and stopped again. Raises ClusterError.
     """
@@ -45,14 +52,13 @@ def submit_and_follow(arguments: Sequence[str], say: Say, address: str | None = 
 def _follow(address: str, command: Sequence[str], say: Say) -> int:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # lists every file it leaves out of the upload
-    for name in ("ray.dashboard", "ray._private.runtime_env"):
+    for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray Jobs at {address} cannot be used: {error}\nCheck RAY_ADDRESS; a cluster with token authentication also needs "
+            f"Ray Jobs at {address} cannot be used: {error}\nCheck RAY_ADDRESS; with token authentication it needs "
             "RAY_AUTH_MODE=token and the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)."
         ) from None
     variables = {HOME_VARIABLE: os.environ.get(HOME_VARIABLE) or str(Path.cwd())}

@@ -44,15 +44,12 @@ def home(environment: Mapping[str, str] = os.environ, checkout: Path | None = No
 
 def installed_checkout() -> Path | None:
     """The folder an editable installation points at, when it exists on this machine."""
-    try:
-        text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    record = json.loads(text) if text else {}
-    if not record.get("dir_info", {}).get("editable"):
-        return None
-    folder = Path(unquote(urlparse(record["url"]).path))
-    return folder if folder.is_dir() else None
+    for found in importlib.metadata.distributions(name=DISTRIBUTION):  # build leftovers in the checkout carry no record
+        record = json.loads(found.read_text("direct_url.json") or "{}")
+        if record.get("dir_info", {}).get("editable"):
+            folder = Path(unquote(urlparse(record["url"]).path))
+            return folder if folder.is_dir() else None
+    return None
 
 
 def run_path(config: RunConfig, base: Path | None = None) -> Path:

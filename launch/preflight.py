@@ -1,7 +1,7 @@
 """Everything that can be known to be wrong before anything heavy starts, in one message.
 
-What holds: nothing is written and no engine, actor or job is started here; all checks run, so the user sees every problem
-at once, each with what, where and what to do. Paths in the configuration are absolute (`launch.places`).
+What holds: nothing is written and no engine, actor or job is started here; all checks run, so the user sees every
+problem at once, each with what, where and what to do. Paths in the configuration are absolute (`launch.places`).
 """
 
 from __future__ import annotations
@@ -80,11 +80,14 @@ def model_problems(config: RunConfig) -> Iterator[Problem]:
 def data_problems(config: RunConfig) -> Iterator[Problem]:
     """A data folder: every row fits the schema, every picture is there and can be decoded. A source: it has a scene."""
     if config.data.path is not None and config.data.source is not None:
-        yield Problem("both are set", "data.path, data.source", "keep one: a built data folder, or a source to build from")
+        yield Problem(
+            "both are set", "data.path, data.source", "keep one: a built data folder, or a source to build from"
+        )
         return
     if config.data.source is not None and not (Path(config.data.source) / "scene.json").is_file():
         yield Problem(
-            f"{config.data.source} holds no scene.json", "data.source",
+            f"{config.data.source} holds no scene.json",
+            "data.source",
             "name a posed-frames folder: scene.json and its pictures (configs/scannet-sample.yaml shows one)",
         )
     if config.data.path is not None:
@@ -99,7 +102,8 @@ def _folder_problems(folder: Path) -> Iterator[Problem]:
             check_media(load_split(folder, split).examples)
         except DataError as error:
             yield Problem(
-                str(error).replace("\n", "\n    "), f"data.path, {split}/",
+                str(error).replace("\n", "\n    "),
+                f"data.path, {split}/",
                 "correct what is named, or build the folder again with `ladder data build`",
             )
 
@@ -111,13 +115,17 @@ def resource_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem
         if need.cpus > capacity.cpus + 1e-6:
             yield Problem(
                 f"stage {stage} needs {need.cpus:g} CPUs ({need.owner}), {capacity.owner} has {capacity.cpus:g}",
-                _resource_key(stage), _remedy(config, stage, capacity),
+                _resource_key(stage),
+                _remedy(config, stage, capacity),
             )
         if need.gpus > capacity.gpus + 1e-6:
-            none = "set rollout.num_gpus and learner.num_gpus to 0 (CPU engine), or give an address of a cluster with GPUs"
+            none = (
+                "set rollout.num_gpus and learner.num_gpus to 0 (CPU engine), or give an address of a cluster with GPUs"
+            )
             yield Problem(
                 f"stage {stage} needs {need.gpus:g} GPUs ({need.owner}), {capacity.owner} has {capacity.gpus:g}",
-                _resource_key(stage), none if not capacity.gpus else _remedy(config, stage, capacity),
+                _resource_key(stage),
+                none if not capacity.gpus else _remedy(config, stage, capacity),
             )
 
 
@@ -149,7 +157,8 @@ def disk_problems(config: RunConfig, run_folder: Path) -> Iterator[Problem]:
     free = shutil.disk_usage(place).free
     if free < need:
         yield Problem(
-            f"{free / 2**30:.1f} GiB are free in {place}, the run may need {need / 2**30:.1f} GiB", "root",
+            f"{free / 2**30:.1f} GiB are free in {place}, the run may need {need / 2**30:.1f} GiB",
+            "root",
             "free some space, or set root to a folder on a larger disk",
         )
 
@@ -170,7 +179,9 @@ def _remedy(config: RunConfig, stage: StageName, capacity: Capacity) -> str:
     most = int(min(fits) + 1e-6) if fits else 0
     if most >= 1:
         return f"at most rollout.workers={most} fit; or give the address of a larger cluster"
-    return "lower learner.ranks or the num_cpus and num_gpus of rollout and learner, or give the address of a larger cluster"
+    return (
+        "lower learner.ranks or num_cpus and num_gpus of rollout and learner, or give the address of a larger cluster"
+    )
 
 
 def _local_gpus() -> int:

@@ -1,4 +1,4 @@
-"""Progress lines with the seconds since the command began; plain text, so that job logs and pipes show them as they are."""
+"""Progress lines with the seconds since the command began; plain text, so that job logs and pipes show them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ DATA_FILES = ("*.jsonl", "manifest.json")
 
 
 def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None = None) -> RunFolder:
-    """Runs the stages of `config` (or of `only`) that are not finished. `config` keeps the paths as the user wrote them.
+    """Runs the stages of `config` (or of `only`) that are not finished. `config` keeps paths as the user wrote them.
 
     Raises RunFolderError, PreflightError before anything starts; failures of a stage pass through.
     """
@@ -54,7 +54,7 @@ def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None 
 
 
 def finished(config: RunConfig, say: Progress) -> bool:
-    """Whether this run has nothing left to do, which it then says. Raises RunFolderError on a folder of other settings."""
+    """Whether nothing is left to do, which it then says. Raises RunFolderError on a folder of other settings."""
     path = run_path(config)
     if not (path / CONFIG).exists() or not RunFolder.open(config, path).finished:
         return False
@@ -78,7 +78,9 @@ def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], sa
             _stage(folder, config, stage, base, data, inputs, say)
             say(f"{title}: done")
         elif any(later in wanted for later in config.stages[number:]):
-            raise RunFolderError(f"stage {stage} has not finished and comes before {', '.join(wanted)}: run it first (--stage {stage})")
+            raise RunFolderError(
+                f"stage {stage} has not finished and comes before {', '.join(wanted)}: run it first (--stage {stage})"
+            )
         else:
             return
         base = folder.model(stage)
@@ -100,10 +102,16 @@ def _data(folder: RunFolder, config: RunConfig, say: Progress) -> Path:
 
 
 def _stage(
-    folder: RunFolder, config: RunConfig, stage: StageName, base: Path, data: Path, inputs: dict[str, str], say: Progress
+    folder: RunFolder,
+    config: RunConfig,
+    stage: StageName,
+    base: Path,
+    data: Path,
+    inputs: dict[str, str],
+    say: Progress,
 ) -> None:
     seconds: dict[str, float] = {}
-    here, later = folder.stage(stage), config.stages[config.stages.index(stage) + 1:][:1]
+    here, later = folder.stage(stage), config.stages[config.stages.index(stage) + 1 :][:1]
     with _timed(seconds, "evaluate_before"):
         wanted = [rooms.EvaluationRequest(stage, here, "before")]
         if not folder.evaluated(stage, "before", inputs):
@@ -116,7 +124,10 @@ def _stage(
         wanted += [rooms.EvaluationRequest(name, folder.stage(name), "before") for name in later]
         rooms.evaluate(config, model, data, wanted, result, say)
     metrics = rooms.stage_metrics(here, config.seed)
-    outputs = [model, *(here / f"eval_{when}{suffix}" for when in ("before", "after") for suffix in (".jsonl", ".json"))]
+    outputs = [
+        model,
+        *(here / f"eval_{when}{suffix}" for when in ("before", "after") for suffix in (".jsonl", ".json")),
+    ]
     folder.finish_stage(stage, inputs, outputs, metrics, seconds)
     write_summary(folder, local_hardware())
 

@@ -1,8 +1,8 @@
 """The folder of one run: its only state (DESIGN §5.9, §10).
 
-What holds: every file appears whole or not at all; a stage counts as finished only when its manifest is there, its inputs
-are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations; one process
-at a time writes into it.
+What holds: every file appears whole or not at all; a stage counts as finished only when its manifest is there, its
+inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations; one
+process at a time writes into it.
 """
 
 from __future__ import annotations
@@ -62,11 +62,14 @@ class RunFolder:
             differences = config_diff(load_config(written), config)
             if differences:
                 raise RunFolderError(
-                    f"{path} belongs to a run with other settings:\n  " + "\n  ".join(differences)
+                    f"{path} belongs to a run with other settings:\n  "
+                    + "\n  ".join(differences)
                     + "\nGive this run another name (--name), put the old settings back, or remove the folder."
                 )
         elif path.exists() and any(path.iterdir()):
-            raise RunFolderError(f"{path} exists, is not empty and holds no {CONFIG}: not a run folder. Choose another --name.")
+            raise RunFolderError(
+                f"{path} exists, is not empty and holds no {CONFIG}: not a run folder. Choose another --name."
+            )
         else:
             path.mkdir(parents=True, exist_ok=True)
             write_text(written, effective_yaml(config))
@@ -76,7 +79,9 @@ class RunFolder:
     def existing(cls, path: Path) -> RunFolder:
         """A run that was started earlier. Raises RunFolderError when there is none."""
         if not (path / CONFIG).is_file():
-            raise RunFolderError(f"{path} is not a run folder: it holds no {CONFIG}. Name a folder like runs/quickstart.")
+            raise RunFolderError(
+                f"{path} is not a run folder: it holds no {CONFIG}. Name a folder like runs/quickstart."
+            )
         return cls(path, load_config(path / CONFIG))
 
     @contextmanager
@@ -88,7 +93,8 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 raise RunFolderError(
-                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}. Wait for it, stop it, or choose another --name."
+                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}. "
+                    "Wait for it, stop it, or choose another --name."
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -132,9 +138,14 @@ class RunFolder:
             raise RunFolderError(f"{path} is damaged ({error}). Remove it to run stage {stage} again.") from None
 
     def finish_stage(
-        self, stage: str, inputs: Mapping[str, str], outputs: list[Path], metrics: Mapping[str, Any], seconds: Mapping[str, float]
+        self,
+        stage: str,
+        inputs: Mapping[str, str],
+        outputs: list[Path],
+        metrics: Mapping[str, Any],
+        seconds: Mapping[str, float],
     ) -> Manifest:
-        """Writes the manifest: the last act of a stage. Outputs are files or folders below the run folder, all present."""
+        """Writes the manifest: the last act of a stage. Outputs: files or folders below the run folder, all present."""
         hashes = {}
         for output in outputs:
             hashes |= {os.path.relpath(path, self.path): digest for path, digest in file_hashes(output).items()}
@@ -143,9 +154,13 @@ class RunFolder:
         return manifest
 
     def stage_done(self, stage: str, expected_inputs: Mapping[str, str]) -> Manifest | None:
-        """The manifest when the stage has finished on exactly these inputs and its outputs are still there, else None."""
+        """The manifest when the stage has finished on exactly these inputs and its outputs are there, else None."""
         manifest = self.manifest(stage)
-        if manifest is None or manifest.config_hash != config_hash(self.config) or manifest.inputs != dict(expected_inputs):
+        if (
+            manifest is None
+            or manifest.config_hash != config_hash(self.config)
+            or manifest.inputs != dict(expected_inputs)
+        ):
             return None
         return manifest if all((self.path / output).exists() for output in manifest.outputs) else None
 
@@ -162,7 +177,9 @@ class RunFolder:
         try:
             return json.loads(self.summary_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.summary_path} cannot be read ({error}). Start the same command again to write it.") from None
+            raise RunFolderError(
+                f"{self.summary_path} cannot be read ({error}). Start the same command again to write it."
+            ) from None
 
     @property
     def finished(self) -> bool:
@@ -171,7 +188,7 @@ class RunFolder:
 
 
 def file_hashes(path: Path) -> dict[Path, str]:
-    """File -> SHA-256, for a file or for every file below a folder, sorted by path. FileNotFoundError when nothing is there."""
+    """File -> SHA-256, for a file or every file below a folder, sorted. FileNotFoundError when nothing is there."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     if not files:
         raise FileNotFoundError(f"{path} does not exist or is empty")
@@ -179,7 +196,7 @@ def file_hashes(path: Path) -> dict[Path, str]:
 
 
 def fingerprint(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """One SHA-256 for the files below `path` that match a pattern: names and contents. FileNotFoundError when none does."""
+    """One SHA-256 of the files below `path` that match a pattern, names and contents. FileNotFoundError on none."""
     files = sorted({file for pattern in patterns for file in path.rglob(pattern) if file.is_file()})
     if not files:
         raise FileNotFoundError(f"{path} holds no {' or '.join(patterns)}")

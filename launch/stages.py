@@ -17,7 +17,12 @@ from launch.preflight import sft_section
 from launch.progress import Say
 
 #: What the held-out rows of a stage measure (`evaluation.scoring`).
-METRICS: Mapping[StageName, str] = {"sft1": "localization_iou", "sft2": "accuracy", "coldstart": "think", "grpo": "think"}
+METRICS: Mapping[StageName, str] = {
+    "sft1": "localization_iou",
+    "sft2": "accuracy",
+    "coldstart": "think",
+    "grpo": "think",
+}
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,31 @@ def build_data(config: RunConfig, folder: Path, say: Say) -> None:
 
 
 def train(config: RunConfig, stage: StageName, base: Path, data: Path, folder: Path, say: Say) -> Path:
-    """Runs one stage from the model in `base`; resumes from checkpoints in `folder`. Returns the model folder it wrote."""
+    """Runs one stage from the model in `base`, resumes from checkpoints in `folder`; returns the model folder."""
     if stage == "grpo":
         from actors.trainer import run_grpo
 
         return run_grpo(config, model_folder=base, data_folder=data, stage_folder=folder, progress=say)
     from sft.stage import run_sft
 
-    return run_sft(config, stage, sft_section(config, stage), model_folder=base, data_folder=data, stage_folder=folder, progress=say)
+    return run_sft(
+        config,
+        stage,
+        sft_section(config, stage),
+        model_folder=base,
+        data_folder=data,
+        stage_folder=folder,
+        progress=say,
+    )
 
 
 def evaluate(
-    config: RunConfig, model: Path, data: Path, requests: Sequence[EvaluationRequest], provenance: Mapping[str, str], say: Say
+    config: RunConfig,
+    model: Path,
+    data: Path,
+    requests: Sequence[EvaluationRequest],
+    provenance: Mapping[str, str],
+    say: Say,
 ) -> None:
     """Greedy answers of one model to the held-out rows of one or more stages, through one set of rollout workers.
 
@@ -75,10 +93,16 @@ def evaluate(
                 _copy_evaluation(requests[number - 1], request)
             questions = prepare(stage_rows(config, metric, split), metric, processor, config.data.preset)
             await ask_rows(
-                [worker.generate_many.remote for worker in workers], questions,
+                [worker.generate_many.remote for worker in workers],
+                questions,
                 Scoring(metric, reward_settings(config.reward), custom),
-                folder=request.folder, when=request.when, max_new_tokens=config.evaluation.max_new_tokens,
-                provenance=provenance, silence_seconds=config.deadlines.generation, seed=config.seed, progress=say,
+                folder=request.folder,
+                when=request.when,
+                max_new_tokens=config.evaluation.max_new_tokens,
+                provenance=provenance,
+                silence_seconds=config.deadlines.generation,
+                seed=config.seed,
+                progress=say,
             )
 
     _with_workers(config, model, ask_all, say)
@@ -90,7 +114,9 @@ def stage_rows(config: RunConfig, metric: str, split) -> tuple:
 
     n, seed = config.evaluation.rows, config.seed
     parts = {
-        "localization_iou": (split.grounding,), "accuracy": (split.spatial,), "think": (split.spatial, split.grounding)
+        "localization_iou": (split.grounding,),
+        "accuracy": (split.spatial,),
+        "think": (split.spatial, split.grounding),
     }
     return tuple(row for part in parts[metric] for row in heldout_rows(part, n, seed))
 
@@ -126,15 +152,18 @@ def _with_workers(config: RunConfig, model: Path, work, say: Say) -> None:
     say(f"starting {rollout.workers} engine(s) on {model}")
     actor = ray.remote(RolloutWorker).options(num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, max_concurrency=64)
     workers = [
-        actor.remote(f"evaluation-{index}", str(model), rollout, config.model.dtype, config.seed) for index in range(rollout.workers)
+        actor.remote(f"evaluation-{index}", str(model), rollout, config.model.dtype, config.seed)
+        for index in range(rollout.workers)
     ]
 
     async def start_and_work() -> None:
         starts = [worker.start.remote(trusted=True) for worker in workers]
         ready, late = ray.wait(starts, num_returns=len(starts), timeout=config.deadlines.engine_start)
         if late:
-            raise TimeoutError(f"{len(late)} of {len(starts)} engines did not start within deadlines.engine_start = "
-                               f"{config.deadlines.engine_start:g} s")
+            raise TimeoutError(
+                f"{len(late)} of {len(starts)} engines did not start within deadlines.engine_start = "
+                f"{config.deadlines.engine_start:g} s"
+            )
         ray.get(ready)
         await work(workers)
         ray.wait([worker.stop.remote() for worker in workers], num_returns=len(workers), timeout=30)

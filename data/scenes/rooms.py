@@ -28,7 +28,7 @@ MAX_COVER = 0.36
 _NEAR_WALL = frozenset({"sofa", "bed", "cabinet", "shelf", "fridge", "tv"})
 _REPEATABLE = ("chair", "stool", "lamp", "plant", "bin", "cabinet", "shelf")
 _LAYOUTS, _TRIES = 60, 40
-_POINTS, _YAW_OFFSETS = 90, np.radians([-22.0, 0.0, 22.0])
+_POINTS, _YAW_OFFSETS = 70, np.radians([-22.0, 0.0, 22.0])
 
 
 def make_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Scene:
@@ -185,7 +185,7 @@ def _walk(objects: list[SceneObject], points: np.ndarray, config: RoomsConfig, r
     boxes = np.stack([_footprint(item) for item in objects])
     states, offsets = np.repeat(points, len(_YAW_OFFSETS), axis=0), np.tile(_YAW_OFFSETS, len(points))
     path = _cheapest([_view_cost(states, yaw + offsets, boxes, fov) for yaw in base],
-                     _step_cost(states, offsets, boxes))
+                     _step_cost(points, boxes))
     xy = states[path] + rng.uniform(-0.03, 0.03, (count, 2))
     yaw = base + offsets[path]
     pitch = _smooth(np.array([_pitch(p, h, y, objects, fov) for p, h, y in zip(xy, height, yaw)]))
@@ -213,16 +213,22 @@ def _view_cost(points: np.ndarray, yaw: np.ndarray, boxes: np.ndarray, fov: floa
         & (distance[:, None] < distance[:, :, None] - 0.3) & (inside[:, None] > 0)
     value = np.where(inside > 0.6, inside, 0) * np.clip(half / 0.12, 0, 1) * np.where(shadow.any(axis=2), 0.4, 1.0)
     near = np.where(inside > 0, np.maximum(1.2 - _distance(points, boxes), 0), 0).sum(axis=1)
-    return 4.0 * near - 2.0 * np.minimum(value.sum(axis=1), 4.5)
+    worth = value.sum(axis=1)
+    return 4.0 * near - 2.0 * np.minimum(worth, 4.5) - 4.0 * np.minimum(worth, 1.5)
 
 
-def _step_cost(points: np.ndarray, offsets: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Cost (P, P) of going from one state to another: length, turning, and walking through furniture."""
+def _step_cost(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Cost (S, S) of going from one state to another: length, turning, and walking through furniture.
+
+    State s is point s // 3 with yaw offset s % 3.
+    """
     length = np.linalg.norm(points[:, None] - points[None], axis=-1)
     middle = (points[:, None] + points[None]) / 2
     blocked = (_distance(middle.reshape(-1, 2), boxes) < 0.05).any(axis=1).reshape(length.shape)
-    turned = np.abs(offsets[:, None] - offsets[None]) / np.radians(22)
-    return 1.5 * length**2 + 6.0 * np.maximum(length - 0.7, 0) + 0.4 * turned**2 + 4.0 * blocked
+    move = 1.5 * length**2 + 20.0 * np.maximum(length - 0.8, 0) + 4.0 * blocked
+    turned = np.abs(_YAW_OFFSETS[:, None] - _YAW_OFFSETS[None]) / np.radians(22)
+    turn = 0.5 * turned**2 + 6.0 * (turned > 1.5)
+    return (move[:, None, :, None] + turn[None, :, None, :]).reshape((turn.shape[0] * len(points),) * 2)
 
 
 def _cheapest(view_costs: list[np.ndarray], step_cost: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_ray_wait_collects_by_label_and_names_what_is_missing(monkeypatch):
         results = wait.all(refs, "rewards", 60, arrived=lambda label, _: arrived.append(label))
         assert results == {"a": 0.3, "b": 0} and arrived == ["b", "a"]
         assert wait.one(task.remote(0), "one", 60) == 0
-        with pytest.raises(DeadlineExceeded, match=r"trainer waited for rewards \(1 missing: slow\): no progress for 2"):
+        with pytest.raises(DeadlineExceeded, match=r"trainer waited for rewards \(1 missing: slow\)"):
             wait.all({"slow": task.remote(600), "b": task.remote(0)}, "rewards", 2)
     finally:
         ray.shutdown()

@@ -111,7 +111,7 @@ def test_a_changed_byte_in_the_file_is_found_and_named(store):
     [
         (lambda content: content.pop(EMBEDDING), "missing .*embed_tokens"),
         (lambda content: content.update(extra=torch.zeros(1)), "not in the manifest .*extra"),
-        (lambda content: content.update({EMBEDDING: torch.zeros(3, 5)}), r"embed_tokens.weight is \('float32', \(3, 5\)"),
+        (lambda content: content.update({EMBEDDING: torch.zeros(3, 5)}), r"embed_tokens.weight is .'float32'"),
         (lambda content: content.update({EMBEDDING: torch.zeros(5, 3).double()}), "embed_tokens.weight is .'float64'"),
     ],
 )

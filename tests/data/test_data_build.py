@@ -62,7 +62,8 @@ def test_the_folder_reads_back(built):
         ids = [row.question_id for row in split.examples]
         assert ids == list(range(len(ids)))
         assert {row.data_type for row in split.spatial} == {"single_image", "multi_view", "video"}
-        assert all(len(row.media) == {"single_image": 1, "multi_view": 8, "video": 8}[row.data_type] for row in split.spatial)
+        pictures = {"single_image": 1, "multi_view": 8, "video": 8}
+        assert all(len(row.media) == pictures[row.data_type] for row in split.spatial)
     assert lines[-1].startswith("data: 6/6 rooms, ")
     for name, value in manifest["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
@@ -106,7 +107,8 @@ def test_cold_start_prompts_are_the_think_prompts_of_rows(built):
         if source.is_localization:  # processed pictures are half as large
             boxes = json.loads(answer)
             assert [item["label"] for item in boxes] == [box.label for box in source.boxes]
-            np.testing.assert_allclose([item["bbox_2d"] for item in boxes], np.array([b.bbox for b in source.boxes]) / 2, atol=0.51)
+            expected = np.array([box.bbox for box in source.boxes]) / 2
+            np.testing.assert_allclose([item["bbox_2d"] for item in boxes], expected, atol=0.51)
         else:
             assert answer == source.answer
     kinds = [prompts[row.media, row.prompt_text].question_type for row in split.coldstart]
@@ -154,11 +156,13 @@ def posed_folder(folder, frames=3):
         posed.append({"file": f"frames/{index:05d}.jpg", "camera_to_world": pose})
     objects = [("sofa", (-1.2, 4.0, 0.4), (1.6, 0.9, 0.8)), ("lamp", (0.6, 2.8, 0.8), (0.4, 0.4, 1.6)),
                ("bed", (1.8, 5.2, 0.3), (1.6, 1.8, 0.6))]
-    scene = {"scene": "scene9999_00", "dataset": "fixture", "image_width": SIDE, "image_height": SIDE, "units": "metres",
+    scene = {"scene": "scene9999_00", "dataset": "fixture", "units": "metres",
+             "image_width": SIDE, "image_height": SIDE,
              "intrinsics": [[FOCAL, 0, SIDE / 2, 0], [0, FOCAL, SIDE / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
              "axis_align": np.eye(4).tolist(), "frames": posed,
              "objects": [{"id": i, "label": label, "aligned": {"center": center, "dimensions": size},
-                          "unaligned": {"center": center, "dimensions": size}} for i, (label, center, size) in enumerate(objects)]}
+                          "unaligned": {"center": center, "dimensions": size}}
+                         for i, (label, center, size) in enumerate(objects)]}
     (folder / "scene.json").write_text(json.dumps(scene))
     return folder
 

@@ -12,16 +12,18 @@ from data.reading import (
 )
 from data.types import LOCALIZATION, Box
 
-GROUNDING = ('{"question_id": 3, "image": ["scene0000_00/820.jpg"], "data_type": "single_image", "question": "<image>From '
-             'the camera\'s perspective, is the bowl to the laptop\'s left-front, left-back, right-front, or right-back?", '
-             '"answer": [{"bbox_2d": [10, 20, 40, 44], "label": "bowl"}, {"bbox_2d": [1, 2, 30, 40], "label": "laptop"}]}')
+GROUNDING = ('{"question_id": 3, "image": ["scene0000_00/820.jpg"], "data_type": "single_image", "question": "<image>'
+             'From the camera\'s perspective, is the bowl to the laptop\'s left-front, left-back, right-front, or '
+             'right-back?", "answer": [{"bbox_2d": [10, 20, 40, 44], "label": "bowl"}, '
+             '{"bbox_2d": [1, 2, 30, 40], "label": "laptop"}]}')
 CHOICE = ('{"question_id": 4, "image": ["scene0000_00/820.jpg"], "data_type": "single_image", "question": "Is it?", '
           '"options": ["A. left-front", "B. left-back", "C. right-front", "D. right-back"], "answer": "A", '
           '"question_type": "relative direction"}')
 NUMBER = ('{"question_id": 5, "image": ["scene0000_00/0.jpg", "images/scene0000_00/10.jpg"], "data_type": "video", '
-          '"question": "What is the size of this room?", "options": null, "answer": "27.5", "question_type": "room size"}')
-COLD = ('{"question_id": 6, "image": "images/scene0000_00/820.jpg", "data_type": "single_image", "prompt": "Question: Is it? '
-        'Think.", "solution": "<think>The bowl is left.</think>\\n<answer>A</answer>"}')
+          '"question": "What is the size of this room?", "options": null, "answer": "27.5", '
+          '"question_type": "room size"}')
+COLD = ('{"question_id": 6, "image": "images/scene0000_00/820.jpg", "data_type": "single_image", '
+        '"prompt": "Question: Is it? Think.", "solution": "<think>The bowl is left.</think>\\n<answer>A</answer>"}')
 LINES = {GROUNDING_FILE: GROUNDING, SPATIAL_FILE: CHOICE, COLDSTART_FILE: COLD}
 
 
@@ -44,7 +46,8 @@ def changed(line, **fields):
 def test_a_grounding_row(tmp_path):
     (row,) = read_rows(write(tmp_path, GROUNDING_FILE, GROUNDING), GROUNDING_FILE, "train")
     assert row.id == "train/spld_grounding_data/3" and row.question_id == 3
-    assert row.question.startswith("From the camera's perspective") and row.question_type == LOCALIZATION and row.is_localization
+    assert row.question.startswith("From the camera's perspective")
+    assert row.question_type == LOCALIZATION and row.is_localization
     assert row.boxes == (Box("bowl", (10, 20, 40, 44)), Box("laptop", (1, 2, 30, 40)))
     assert row.media == (str(tmp_path / "train/images/scene0000_00/820.jpg"),)
     assert row.options is None and row.answer is None
@@ -52,7 +55,8 @@ def test_a_grounding_row(tmp_path):
 
 def test_spatial_rows(tmp_path):
     choice, number = read_rows(write(tmp_path, SPATIAL_FILE, CHOICE, "", NUMBER), SPATIAL_FILE, "train")
-    assert choice.options == ("A. left-front", "B. left-back", "C. right-front", "D. right-back") and choice.answer == "A"
+    assert choice.options == ("A. left-front", "B. left-back", "C. right-front", "D. right-back")
+    assert choice.answer == "A" and choice.question_type == "relative direction"
     assert (number.answer, number.options, number.data_type) == ("27.5", None, "video")
     assert number.media == tuple(str(tmp_path / f"train/images/scene0000_00/{n}.jpg") for n in (0, 10))
 
@@ -104,7 +108,8 @@ BAD = [
     (GROUNDING_FILE, changed(GROUNDING, answer='[{"bbox_2d": [1, 2, 3, 4], "label": "bowl"}]'), "answer", "list"),
     (GROUNDING_FILE, changed(GROUNDING, data_type="video"), "data_type", "single_image"),
     (COLDSTART_FILE, changed(COLD, solution="<answer>A</answer>"), "solution", "<think>"),
-    (COLDSTART_FILE, changed(COLD, solution="<think>a</think><answer>A</answer><answer>B</answer>"), "solution", "each once"),
+    (COLDSTART_FILE, changed(COLD, solution="<think>a</think><answer>A</answer><answer>B</answer>"), "solution",
+     "each once"),
     (SPATIAL_FILE, '{"question_id": 4', None, "JSON"),
     (SPATIAL_FILE, "[1, 2]", None, "JSON object"),
 ]
@@ -176,5 +181,6 @@ def test_a_box_outside_its_picture_is_found(tmp_path):
     full_split(tmp_path)
     outside = changed(GROUNDING, answer=[{"bbox_2d": [10, 20, 40, 60], "label": "bowl"}])
     rows = read_rows(write(tmp_path, GROUNDING_FILE, outside), GROUNDING_FILE, "train")
-    with pytest.raises(MediaError, match=r"row train/spld_grounding_data/3 has a box \[10, 20, 40, 60\] outside the 64 x 48"):
+    expected = r"row train/spld_grounding_data/3 has a box \[10, 20, 40, 60\] outside the 64 x 48"
+    with pytest.raises(MediaError, match=expected):
         check_media(rows)

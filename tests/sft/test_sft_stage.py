@@ -56,7 +56,7 @@ def spatial(pictures: list[str]) -> tuple[Example, ...]:
 
 def task(base: Path, folder: Path, rows: tuple[Example, ...], stage: str = "sft1", **settings) -> SFTTask:
     section = SFTConfig(**{"epochs": 1.2, "batch_size": 4, "micro_batch_size": 3, "checkpoint_steps": 2,
-                           "optimizer": OptimizerConfig(lr=3e-3), **settings})
+                           "optimizer": OptimizerConfig(lr=5e-4), **settings})
     run = RunConfig(seed=5, learner=LearnerConfig(threads=1))
     return SFTTask(stage, rows, str(base), str(folder), run, section)
 
@@ -64,7 +64,7 @@ def task(base: Path, folder: Path, rows: tuple[Example, ...], stage: str = "sft1
 def test_rows_of_all_media_are_supervised_on_the_answer_and_its_end_only(base: Path, pictures: list[str]) -> None:
     processor = load_processor(base)
     rows = StageRows("sft2", spatial(pictures), processor)
-    for row, visual_tokens in ((0, 16), (1, 64), (2, 32)):
+    for row, visual_tokens in ((0, 12), (1, 48), (2, 24)):  # 4 x 3 per picture; two frames merge
         sample = rows.sample(row)
         assert processor.tokenizer.decode(sample.completion_ids) == f"{row}<|im_end|>"
         assert sample.completion_ids[-1] == end_token_id(processor)
@@ -73,7 +73,7 @@ def test_rows_of_all_media_are_supervised_on_the_answer_and_its_end_only(base: P
         assert prompt.endswith("Answer with a number.<|im_end|>\n<|im_start|>assistant\n")
     batch = build_batch([rows.sample(row) for row in range(3)], processor.tokenizer.pad_token_id)
     assert batch.mask.sum() == sum(len(rows.target(row)) for row in range(3))
-    assert rows.sample(1) .encoded is rows.sample(1).encoded  # encoded once
+    assert rows.sample(1).encoded is rows.sample(1).encoded  # encoded once
 
 
 def test_boxes_are_written_in_the_frame_of_the_processed_picture(base: Path, pictures: list[str]) -> None:
@@ -135,10 +135,10 @@ def records(folder: Path) -> list[dict]:
 def expected_losses(base: Path, one: SFTTask) -> list[float]:
     """The stage in plain torch: whole batches, AdamW, the cosine schedule with warm-up written out."""
     processor, model = load_processor(base), load_policy(base)
-    rows, order, forward = StageRows("sft1", one.examples, processor), RowOrder(ROWS, one.config, 5), PolicyForward(model)
+    rows, order, forward = StageRows(one.stage, one.examples, processor), RowOrder(ROWS, one.config, 5), PolicyForward(model)
     adamw, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.0), []
     for step, factor in enumerate([1.0, 1.0, 0.5]):  # 3 steps: ceil(0.1 * 3) = 1 of warm-up, then half a cosine over 2
-        adamw.param_groups[0]["lr"] = 3e-3 * factor
+        adamw.param_groups[0]["lr"] = 5e-4 * factor
         samples = [rows.sample(row) for row in order.batch(step)]
         loss = -forward(build_batch(samples, 0)).sum() / sum(len(sample.completion_ids) for sample in samples)
         loss.backward()
@@ -171,27 +171,24 @@ def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(base: Path, 
 
 
 @pytest.mark.engine
-def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_killed_stage_resumes(base: Path, pictures: list[str],
-                                                                               tmp_path: Path, cluster) -> None:
-    one = task(base, tmp_path / "two", grounding(pictures), ranks=2, zero_stage=3, gradient_checkpointing=True)
-    # The third batch meets a picture that is not there: the job fails after the checkpoint of step 2.
-    third = RowOrder(ROWS, one.config, 5).batch(2)
-    assert not {row % 4 for row in third} - {0, 1, 2, 3}
-    victim = next(row for row in third if row not in RowOrder(ROWS, one.config, 5).batch(0) + RowOrder(ROWS, one.config, 5).batch(1))
-    own = tmp_path / "own.png"
-    content = Path(pictures[0]).read_bytes()
-    own.write_bytes(content)
-    rows = tuple(Example(**{**vars(row), "media": (str(own),)}) if index == victim else row
-                 for index, row in enumerate(one.examples))
-    broken = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
-    own.write_bytes(content[:200])  # its header can still be read
-    with pytest.raises(StageFailed, match="stage sft1: rank .*own.png"):
-        train_rows(broken, lambda line: None)
+def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resumes(base: Path, pictures: list[str],
+                                                                                  tmp_path: Path, cluster) -> None:
+    late = tmp_path / "late.png"
+    rows = tuple(Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": str(row.question_id)})
+                 for row in grounding(pictures))
+    one = task(base, tmp_path / "two", rows, "sft2", ranks=2, zero_stage=3, gradient_checkpointing=True)
+    order = RowOrder(ROWS, one.config, one.run.seed)
+    victim = next(row for row in order.batch(2) if row not in order.batch(0) + order.batch(1))
+    rows = tuple(Example(**{**vars(row), "media": (str(late),)}) if index == victim else row for index, row in enumerate(rows))
+    one = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
+
+    with pytest.raises(StageFailed, match=r"stage sft2: rank [01] failed: .*late\.png does not exist"):
+        train_rows(one, lambda line: None)  # the third step meets a missing picture, after the checkpoint of two
     assert [record["step"] for record in records(tmp_path / "two")] == [0, 1]
     assert not (tmp_path / "two" / "hf").exists()
-    own.write_bytes(content)
-    train_rows(broken, lambda line: None)
+
+    late.write_bytes(Path(pictures[0]).read_bytes())
+    train_rows(one, lambda line: None)
     assert [record["step"] for record in records(tmp_path / "two")] == [0, 1, 2]
-    plain = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
-    assert [record["loss"] for record in records(tmp_path / "two")] == pytest.approx(expected_losses(base, plain), abs=1e-4)
+    assert [record["loss"] for record in records(tmp_path / "two")] == pytest.approx(expected_losses(base, one), abs=1e-4)
     assert load_policy(tmp_path / "two" / "hf").state_dict().keys() == load_policy(base).state_dict().keys()

@@ -1,0 +1,131 @@
+"""What stage 3 leaves in its folder: metrics and traces (append-only), checkpoints, and the mark of the end.
+
+    STAGE/metrics.jsonl        one line per step             STAGE/traces/groups.jsonl   one line per group
+    STAGE/checkpoints/step-N   learner state after N steps   STAGE/checkpoints/latest.json   {"step", "version", ...}
+    STAGE/trained.json         written last
+
+What holds: `latest.json` names a checkpoint only when that is complete; a resumed run cuts the lines of the steps it
+will do again, so no line is missing or there twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.types import Group
+
+METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
+
+
+class CheckpointMismatch(RuntimeError):
+    """The folder holds the work of other settings, rows or another model. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: optimizer steps done, weight version, checkpoint folder (None: at the start)."""
+
+    step: int = 0
+    version: int = 0
+    checkpoint: Path | None = None
+
+
+class StageRecord:
+    """The stage folder of one run, identified by `fingerprint`."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self._fingerprint = folder, fingerprint
+        self._checkpoints = folder / "checkpoints"
+        (folder / "traces").mkdir(parents=True, exist_ok=True)
+        self._checkpoints.mkdir(exist_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether this very run has left its model."""
+        path = self.folder / FINISHED
+        return (path.is_file() and json.loads(path.read_text())["fingerprint"] == self._fingerprint
+                and (self.folder / MODEL).is_dir())
+
+    def resume(self) -> Progress:
+        """The last committed state; cuts the records behind it. CheckpointMismatch when it belongs to other settings."""
+        latest = self._checkpoints / "latest.json"
+        progress = Progress()
+        if latest.is_file():
+            state = json.loads(latest.read_text())
+            if state["fingerprint"] != self._fingerprint:
+                raise CheckpointMismatch(f"{self._checkpoints} belongs to other settings, rows or another model; "
+                                         "remove that folder to start the stage afresh, or put the old ones back")
+            progress = Progress(state["step"], state["version"], self._checkpoints / f"step-{state['step']}")
+        for name in (METRICS, TRACES):
+            _keep_steps(self.folder / name, progress.step)
+        return progress
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Where the learner writes its state after `step` steps; made empty."""
+        folder = self._checkpoints / f"step-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def commit(self, step: int, version: int) -> None:
+        """The checkpoint of `step` is complete: make it the one to resume from and remove the others."""
+        _write(self._checkpoints / "latest.json",
+               json.dumps({"step": step, "version": version, "fingerprint": self._fingerprint}) + "\n")
+        for folder in self._checkpoints.glob("step-*"):
+            if folder.name != f"step-{step}":
+                shutil.rmtree(folder)
+
+    def append(self, metrics: Mapping[str, Any], groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> None:
+        """The lines of one step. Numbers that are not finite are written as null."""
+        with (self.folder / TRACES).open("a") as file:
+            for group, values in zip(groups, advantages, strict=True):
+                file.write(json.dumps(trace(metrics["step"], group, values), ensure_ascii=False) + "\n")
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n")
+
+    def finish(self) -> None:
+        """The model is written: mark the end and drop the checkpoints."""
+        _write(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint}) + "\n")
+        shutil.rmtree(self._checkpoints)
+
+
+def trace(step: int, group: Group, advantages: Sequence[float]) -> dict[str, Any]:
+    """A group as a reader wants it; pictures by path."""
+    example, generation = group.prompt.example, group.generation
+    return {
+        "step": step, "version": generation.version, "worker": generation.worker, "seconds": generation.seconds,
+        "row": example.id, "question_type": example.question_type, "media": example.media,
+        "prompt": "\n".join(item["text"] for message in group.prompt.messages for item in message["content"] if "text" in item),
+        "truth": example.answer if not example.is_localization else
+        [{"label": box.label, "bbox": box.bbox} for box in example.boxes],
+        "completions": [
+            {"text": completion.text, "tokens": len(completion.token_ids), "finish_reason": completion.finish_reason,
+             "outcome": score.outcome, "total": score.total, "components": dict(score.components), "detail": score.detail,
+             "advantage": advantage}
+            for completion, score, advantage in zip(generation.completions, group.scores, advantages, strict=True)
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_steps(path: Path, steps: int) -> None:
+    """Keep the whole lines of steps before `steps`."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        _write(path, "".join(line for line in lines if json.loads(line)["step"] < steps))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

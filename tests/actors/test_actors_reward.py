@@ -1,0 +1,148 @@
+"""The RewardActor on real child processes: a reward that hangs, crashes or exits costs its own completion only."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.reward import RewardActor, reward_row
+from actors.types import Completion, Generation
+from configs.schema import RewardConfig
+from data.types import Box, Example, Prompt
+from rewards.errors import RewardContractError
+
+HOSTILE = """
+import ctypes, os, sys, time
+
+def hostile(text, example):
+    if "hang" in text:
+        time.sleep(3600)
+    if "crash" in text:
+        ctypes.string_at(0)
+    if "exit" in text:
+        os._exit(7)
+    if "leave" in text:
+        sys.exit(8)
+    if "raise" in text:
+        raise KeyError("no such thing")
+    if "nan" in text:
+        return float("nan")
+    print("noise on standard output")
+    return {"length": float(len(text)), "options": float(len(example.options))}
+"""
+ROW = Example(id="train/spatial/1", question_id=1, data_type="single_image", question="Which is nearest?",
+              question_type="relative distance", media=("a.png",), options=("A. chair", "B. table"), answer="B")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(HOSTILE)
+    return f"{tmp_path / 'mine.py'}:hostile"
+
+
+def generation(*texts: str, finish_reason: str = "stop") -> Generation:
+    completions = tuple(Completion((1, 2), (-0.5, -0.5), text, finish_reason) for text in texts)
+    return Generation("r", (1,), completions, 0, "w0", 0.1)
+
+
+def row():
+    return reward_row(Prompt(ROW, "think", ()), (100, 80), (56, 84))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a moment is allowed for the kernel."""
+    for _ in range(50):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_built_in_rewards_score_a_group_in_its_order() -> None:
+    actor = RewardActor(RewardConfig())
+    good, wrong, untagged = ("<think>it is near</think><answer>B</answer>", "<think>hm</think><answer>A</answer>", "B")
+    scores = actor.score(row(), generation(good, wrong, untagged))
+    assert [score.total for score in scores] == [2.0, 1.0, 0.0]
+    assert scores[0].components == {"format": 1.0, "answer": 1.0}
+    (cut,) = actor.score(row(), generation(good, finish_reason="length"))
+    assert (cut.outcome, cut.total) == ("truncated", None)
+    (kept,) = actor.score(row(), generation(good, finish_reason="abort"))
+    assert kept.outcome == "error"
+    pids = actor.ready()
+    actor.close()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_truncated_completions_are_scored_when_they_are_not_masked() -> None:
+    actor = RewardActor(RewardConfig(), mask_truncated=False)
+    (score,) = actor.score(row(), generation("<think>and so on", finish_reason="length"))
+    assert (score.outcome, score.total) == ("ok", 0.0)
+    actor.close()
+
+
+def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile: str) -> None:
+    actor = RewardActor(RewardConfig(custom=(hostile,), timeout_seconds=2.0))
+    first = actor.ready()
+    scores = actor.score(row(), generation("ok", "hang", "ok", "crash", "exit", "leave", "raise", "nan", "ok"))
+    assert [score.outcome for score in scores] == ["ok", "timeout", "ok"] + ["error"] * 5 + ["ok"]
+    assert scores[0].components["hostile/length"] == 2.0 and scores[0].components["hostile/options"] == 2.0
+    assert scores[0] == scores[2] == scores[8]
+    assert all(score.total is None for score in scores if score.outcome != "ok")
+    reasons = [score.detail for score in scores]
+    assert "no score within 2 s" in reasons[1]
+    assert "SIGSEGV" in reasons[3] and "code 7" in reasons[4] and "code 8" in reasons[5]
+    assert "KeyError" in reasons[6] and "RewardContractError" in reasons[7]
+    assert all("train/spatial/1" in reason for reason in reasons if reason)
+    assert gone(first[0])
+    last = actor.ready()
+    actor.close()
+    assert last != first and all(gone(pid) for pid in last)
+
+
+def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    actor = RewardActor(RewardConfig(custom=(hostile,), timeout_seconds=2.0, processes=2))
+    assert len(set(actor.ready())) == 2
+    with ThreadPoolExecutor(4) as callers:
+        answers = list(callers.map(lambda text: actor.score(row(), generation(text, "ok")), ["hang", "ok", "x", "crash"]))
+    assert [[score.outcome for score in scores] for scores in answers] == [
+        ["timeout", "ok"], ["ok", "ok"], ["ok", "ok"], ["error", "ok"]]
+    assert answers[2][0].components["hostile/length"] == 1.0
+    actor.close()
+
+
+@pytest.mark.parametrize("content, message", [("def other(text, example): return 0.0", "no 'hostile' in the file"),
+                                             ("import nothing_of_that_name", "does not import"),
+                                             ("import os; os._exit(3)", "exited with code 3")])
+def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(RewardContractError, match=message):
+        RewardActor(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",)))
+
+
+def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    code = ("import sys, time; from actors.reward import RewardActor; from configs.schema import RewardConfig\n"
+            "actor = RewardActor(RewardConfig()); print(actor.ready()[0], flush=True); time.sleep(600)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:
+        child = int(process.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert gone(child)
+
+
+def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only() -> None:
+    located = Example(id="x", question_id=2, data_type="single_image", question="Where?", question_type="object localization",
+                      media=("a.png",), boxes=(Box("chair", (10.0, 20.0, 50.0, 40.0)),))
+    view = reward_row(Prompt(located, "think", ()), (100, 80), (56, 84))
+    assert view.target_boxes == (("chair", pytest.approx((5.6, 21.0, 28.0, 42.0))),)
+    assert view.processed_size == (56, 84) and row().target_boxes == ()

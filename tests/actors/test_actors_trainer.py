@@ -1,0 +1,186 @@
+"""The GRPO loop: its pure parts, and a real run (vLLM, DeepSpeed, Ray) that loses an actor and resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from actors.record import CheckpointMismatch, StageRecord
+from actors.trainer import GrpoFailed, check_failed_share, train_policy, with_advantages
+from actors.types import Completion, Generation, Group
+from configs.schema import GRPOConfig, LearnerConfig, OptimizerConfig, RewardConfig, RolloutConfig, RunConfig, SamplingConfig
+from data.types import Box, Example, Prompt
+from models.loading import load_policy
+from models.tiny import build_tiny
+from rewards.outcome import Score
+
+#: Everything DESIGN §10 promises of a step.
+KEYS = {"step", "version", "reward", "valid_fraction", "zero_variance_fraction", "kl", "clip_fraction", "is_ratio_mean",
+        "is_ratio_max", "logprob_gap_mean", "logprob_gap_max", "staleness_max", "completion_tokens", "samples_per_s",
+        "seconds_generate", "seconds_reward", "seconds_learn", "seconds_sync", "seconds_wait", "wire_bytes",
+        "image_passes_per_prompt", "workers"}
+#: A random policy writes noise that never ends by itself: reward the share of vowels, count what was cut off.
+VOWELS = "def vowels(text, example): return sum(letter in 'aeiou' for letter in text) / max(1, len(text))"
+
+
+def row(index: int, media: tuple[str, ...] = ("a.png",), located: bool = False) -> Example:
+    if located:
+        return Example(id=f"train/g/{index}", question_id=index, data_type="single_image", question="Where is the chair?",
+                       question_type="object localization", media=media, boxes=(Box("chair", (1.0, 2.0, 30.0, 40.0)),))
+    kind = {1: "single_image", 2: "multi_view", 4: "video"}[len(media)]
+    return Example(id=f"train/s/{index}", question_id=index, data_type=kind, question="How many chairs?",
+                   question_type="object count", media=media, answer="2")
+
+
+def group(*scores: Score) -> Group:
+    completions = tuple(Completion((index, 2), (-1.0, -0.5), "text", "stop") for index in range(len(scores)))
+    return Group(Prompt(row(0), "think", ()), Generation("r", (7, 8), completions, 0, "w0", 0.1), scores)
+
+
+def ok(total: float) -> Score:
+    return Score("ok", {"format": total}, total)
+
+
+def test_failures_leave_the_statistics_and_groups_without_spread_are_not_trained() -> None:
+    groups = [group(ok(1.0), Score("timeout", detail="x"), ok(0.0), Score("truncated")), group(ok(1.0), ok(1.0)),
+              group(ok(1.0), Score("error", detail="x"))]
+    batch = with_advantages(groups, GRPOConfig())
+    assert [advantage.outcome for advantage in batch.advantages] == ["signal", "zero_variance", "too_few_valid"]
+    (trained,) = batch.trained
+    assert trained.completion_ids == ((0, 2), (2, 2)) and trained.expanded_prompt_ids == (7, 8)
+    expected = 0.5 / (math.sqrt(0.5) + 1e-4)  # two valid members, unbiased std
+    assert trained.advantages == pytest.approx((expected, -expected))
+    assert batch.advantages[0].advantages_G.tolist() == pytest.approx([expected, 0, -expected, 0])
+
+
+def test_too_many_failed_rewards_stop_the_run_and_truncated_ones_do_not() -> None:
+    failed = Score("timeout", detail="row 7: no score within 10 s")
+    check_failed_share([group(ok(1.0), ok(0.0), ok(0.0), failed)], 0.25)
+    check_failed_share([group(*[Score("truncated")] * 4)], 0.0)
+    with pytest.raises(GrpoFailed, match="2 of 4 completions.*25%.*row 7: no score within 10 s"):
+        check_failed_share([group(ok(1.0), ok(0.0), failed, failed)], 0.25)
+
+
+def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -> None:
+    record = StageRecord(tmp_path, "mine")
+    assert record.resume().step == 0
+    for step in range(3):
+        record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [[1.0, -1.0]])
+        record.checkpoint_folder(step + 1)
+        if step < 2:
+            record.commit(step + 1, step + 1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "to')
+    position = StageRecord(tmp_path, "mine").resume()
+    assert (position.step, position.version, position.checkpoint) == (2, 2, tmp_path / "checkpoints" / "step-2")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "kl": null}\n{"step": 1, "kl": null}\n'
+    traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
+    assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
+    with pytest.raises(CheckpointMismatch, match="remove that folder"):
+        StageRecord(tmp_path, "other").resume()
+
+
+def test_a_cut_distribution_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    base = build_tiny(tmp_path / "model")
+    config = RunConfig(grpo=GRPOConfig(sampling=SamplingConfig(top_p=0.9)))
+    with pytest.raises(ValueError, match="top_p is 0.9"):
+        train_policy(config, [row(index) for index in range(8)], base, tmp_path / "grpo", print)
+    assert not (tmp_path / "grpo").exists()
+
+
+def processes() -> set[int]:
+    """Processes of engines, actors and rewards."""
+    marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "actors.reward_child")
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        if any(mark in " ".join(process.info["cmdline"] or ()) for mark in marks):
+            found.add(process.pid)
+    return found
+
+
+class Reader:
+    """Collects the lines; when step 3 is done it kills a rollout worker, once."""
+
+    def __init__(self, kill: bool) -> None:
+        self.lines, self.kill, self.pids = [], kill, set()
+        self._others = processes()
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        if line.startswith("grpo: step"):
+            self.pids |= processes() - self._others
+        if self.kill and line.startswith("grpo: step 3/4"):
+            self.kill = False
+            victims = [pid for pid in self.pids if "ray::RolloutWorker" in " ".join(psutil.Process(pid).cmdline())]
+            os.kill(min(victims), signal.SIGKILL)
+
+    def left(self) -> set[int]:
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in self.pids if psutil.pid_exists(pid)], timeout=10)
+        return {process.pid for process in alive if process.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) -> None:
+    import ray
+
+    rng, pictures = np.random.default_rng(0), [str(tmp_path / f"{index}.png") for index in range(4)]
+    for path in pictures:
+        Image.fromarray(rng.integers(0, 255, (112, 140, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "mine.py").write_text(VOWELS)
+    rows = [row(index, tuple(pictures[:(1, 2, 4)[index % 3]])) for index in range(9)]
+    rows += [row(index, (pictures[index],), located=True) for index in range(3)]
+    config = RunConfig(
+        seed=3,
+        grpo=GRPOConfig(steps=4, prompts_per_step=3, group_size=3, checkpoint_steps=2, mask_truncated=False,
+                        sampling=SamplingConfig(max_new_tokens=16)),
+        learner=LearnerConfig(threads=1, num_cpus=0.5, optimizer=OptimizerConfig(lr=1e-3, schedule="constant", warmup_ratio=0)),
+        rollout=RolloutConfig(workers=2, num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512),
+        reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:vowels",)))
+    base, folder = build_tiny(tmp_path / "model", seed=0, init_std=0.15), tmp_path / "grpo"
+
+    def records() -> list[dict]:
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    try:
+        first = Reader(kill=True)
+        with pytest.raises(GrpoFailed, match="grpo stopped at step 3: an actor died(.|\n)*same command again"):
+            train_policy(config, rows, base, folder, first)
+        interrupted = records()
+        assert [record["step"] for record in interrupted] == [0, 1, 2] and first.left() == set()
+        second = Reader(kill=False)
+        model = train_policy(config, rows, base, folder, second)
+        assert second.left() == set() and len(second.pids) >= 6
+    finally:
+        ray.shutdown()
+
+    done = records()
+    assert [record["step"] for record in done] == [0, 1, 2, 3]
+    for name in ("reward", "loss", "kl", "grad_norm", "completion_tokens", "version"):  # step 2 again, from the checkpoint
+        assert done[2][name] == pytest.approx(interrupted[2][name], rel=1e-4), name
+    for record in done:
+        assert KEYS <= record.keys() and record["workers"] == 2 and record["staleness_max"] == 0
+        assert record["version"] == record["step"] and record["logprob_gap_max"] < 1e-3 and record["canary_gap"] < 1e-3
+        assert record["image_passes_per_prompt"] <= 2 and record["valid_fraction"] == 1
+        assert record["clip_fraction"] == 0 and record["reward_vowels"] > 0 and record["reward_format"] == 0
+    assert done[0]["kl"] == pytest.approx(0, abs=1e-9) and done[3]["kl"] > 1e-5
+    traces = [json.loads(line) for line in (folder / "traces" / "groups.jsonl").read_text().splitlines()]
+    assert [(trace["step"], trace["version"]) for trace in traces] == [(step, step) for step in range(4) for _ in range(3)]
+    assert {trace["worker"] for trace in traces} == {"w0", "w1"}
+    assert all(len(trace["completions"]) == 3 for trace in traces)
+    trained, start = load_policy(model).state_dict(), load_policy(base).state_dict()
+    assert any(not torch.equal(trained[name], start[name]) for name in start)
+    assert not list(Path("/dev/shm").glob("ladder-*-grpo")) and not (folder / "checkpoints").exists()
+    third = Reader(kill=False)
+    assert train_policy(config, rows, base, folder, third) == model and third.lines == ["grpo: already trained"]

@@ -1,0 +1,130 @@
+"""The run folder: whole files, finished stages, no mixing of settings, one writer."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from configs.load import load_config
+from configs.schema import RunConfig
+from launch.run_folder import RunFolder, RunFolderError, fingerprint, write_json, write_text
+
+CONFIG = RunConfig(name="r", stages=("sft1", "sft2"))
+METRICS = {"localization_iou": {"before": 0.1, "after": 0.5, "n": 200, "ci95": [0.3, 0.5]}}
+
+
+def finish(folder: RunFolder, stage: str, inputs: dict) -> None:
+    model = folder.model(stage)
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"w" + stage.encode())
+    folder.finish_stage(stage, inputs, [model], METRICS, {"train": 2.0})
+
+
+def test_open_writes_the_effective_configuration(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    assert load_config(folder.path / "config.yaml") == CONFIG
+    assert RunFolder.open(CONFIG, tmp_path / "r").config == CONFIG
+    assert RunFolder.existing(tmp_path / "r").config == CONFIG
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    RunFolder.open(CONFIG, tmp_path / "r")
+    before = (tmp_path / "r" / "config.yaml").read_bytes()
+    with pytest.raises(RunFolderError, match=r"(?s)seed: 0 -> 5.*--name"):
+        RunFolder.open(CONFIG.model_copy(update={"seed": 5}), tmp_path / "r")
+    assert (tmp_path / "r" / "config.yaml").read_bytes() == before
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder.open(CONFIG, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(RunFolderError, match="holds no config.yaml"):
+        RunFolder.existing(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half written \ud800")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_stage_done_only_with_the_same_inputs_outputs_and_settings(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    assert folder.stage_done("sft1", {"model": "a"}) is None
+    finish(folder, "sft1", {"model": "a"})
+    manifest = folder.stage_done("sft1", {"model": "a"})
+    assert manifest.metrics == METRICS
+    assert list(manifest.outputs) == ["sft1/hf/model.safetensors"]
+    # SHA-256 of the five bytes "wsft1", from coreutils' sha256sum
+    assert (
+        manifest.outputs["sft1/hf/model.safetensors"]
+        == "784ee5b10950cfe46f2a154b0427b9533c38e69d4dace4c4e8712cb0f125c4af"
+    )
+    assert folder.stage_done("sft1", {"model": "b"}) is None
+    other = RunFolder(folder.path, CONFIG.model_copy(update={"seed": 1}))
+    assert other.stage_done("sft1", {"model": "a"}) is None
+    (folder.model("sft1") / "model.safetensors").unlink()
+    assert folder.stage_done("sft1", {"model": "a"}) is None
+
+
+def test_a_run_is_finished_when_all_stages_and_the_summary_are(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    finish(folder, "sft1", {})
+    finish(folder, "sft2", {})
+    assert not folder.finished
+    write_json(folder.summary_path, {})
+    assert folder.finished
+    folder.manifest_path("sft2").write_text('{"stage": "sft2"')
+    with pytest.raises(RunFolderError, match="manifest.json is damaged"):
+        assert folder.finished
+
+
+def test_finish_stage_refuses_missing_outputs(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    with pytest.raises(FileNotFoundError):
+        folder.finish_stage("sft1", {}, [folder.model("sft1")], {}, {})
+    assert folder.manifest("sft1") is None
+
+
+def test_fingerprint_sees_names_contents_and_only_the_patterns(tmp_path):
+    (tmp_path / "a.json").write_text("1")
+    (tmp_path / "note.txt").write_text("x")
+    first = fingerprint(tmp_path, ("*.json",))
+    (tmp_path / "note.txt").write_text("y")
+    assert fingerprint(tmp_path, ("*.json",)) == first
+    (tmp_path / "a.json").write_text("2")
+    second = fingerprint(tmp_path, ("*.json",))
+    (tmp_path / "a.json").rename(tmp_path / "b.json")
+    assert len({first, second, fingerprint(tmp_path, ("*.json",))}) == 3
+    with pytest.raises(FileNotFoundError, match="holds no"):
+        fingerprint(tmp_path, ("*.bin",))
+
+
+def _hold(path, inside, leave):
+    with RunFolder(path, CONFIG).locked():
+        inside.set()
+        leave.wait(30)
+
+
+def test_two_writers_are_refused(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    context = multiprocessing.get_context("spawn")
+    inside, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(folder.path, inside, leave))
+    other.start()
+    assert inside.wait(30)
+    with pytest.raises(RunFolderError, match=f"in use by process {other.pid}"):
+        with folder.locked():
+            pass
+    leave.set()
+    other.join(30)
+    with folder.locked():
+        pass
