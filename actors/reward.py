@@ -140,9 +140,9 @@ class RewardActor:
     As a Ray actor give it `max_concurrency=config.processes`.
     """
 
-    def __init__(self, config: RewardConfig, mask_truncated: bool = True) -> None:
-        """RewardContractError when a custom reward cannot be loaded. `mask_truncated`: see GRPOConfig."""
-        self._config, self._mask_truncated = config, mask_truncated
+    def __init__(self, config: RewardConfig) -> None:
+        """RewardContractError when a custom reward cannot be loaded."""
+        self._config = config
         self._local = threading.local()
         self._scorers: list[Scorer] = []
         self._threads = ThreadPoolExecutor(config.processes, thread_name_prefix="scorer")
@@ -166,11 +166,8 @@ class RewardActor:
 
     def score(self, row: RewardRow, generation: Generation) -> tuple[Score, ...]:
         """Scores of the group's completions, in their order."""
-        jobs = [Job(completion.text, self._finish(completion.finish_reason), row) for completion in generation.completions]
+        jobs = [Job(completion.text, completion.finish_reason, row) for completion in generation.completions]
         return tuple(self._threads.submit(lambda: self._local.scorer.score(jobs)).result())
-
-    def _finish(self, reason: str) -> str:
-        return "stop" if reason == "length" and not self._mask_truncated else reason
 
     def close(self) -> None:
         """Kill the children. Call it when no score is under way."""

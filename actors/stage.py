@@ -88,8 +88,7 @@ class StageActors:
             .remote(f"w{index}", model_folder, rollout, config.model.dtype, config.seed)
             for index in range(rollout.workers)
         ]
-        self._reward = (ray.remote(RewardActor).options(num_cpus=reward.num_cpus, max_concurrency=reward.processes)
-                        .remote(reward, config.grpo.mask_truncated))
+        self._reward = ray.remote(RewardActor).options(num_cpus=reward.num_cpus, max_concurrency=reward.processes).remote(reward)
         self._learners = [
             ray.remote(Learner).options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus)
             .remote(config, model_folder, stage_folder, rank, learner.ranks, steps)

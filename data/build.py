@@ -13,6 +13,7 @@ Layout: DIR/{train,heldout}/{spld_*_data.jsonl, images/<scene>/<frame>.<ext>}, D
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -83,7 +84,8 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
 
     `processed_size_fn` maps the (width, height) of a picture to the size the model is given; cold-start boxes are
     written in that frame. `progress` receives a line every few seconds. `workers` = 1 builds in this process. Raises
-    DataError when the folder exists, when `config.path` already names data, or when a worker process died.
+    DataError when the folder is not empty or is being built by another process, when `config.path` already names data,
+    or when a worker process died.
     """
     folder = Path(folder).absolute()
     if config.path is not None:
@@ -91,10 +93,7 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; remove it or choose another folder")
     report = _Reporter(progress)
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with _partial_folder(folder) as partial:
         if config.source is None:
             how, sizes, rows, scenes = _from_rooms(config, partial, seed, processed_size_fn, report, workers)
         else:
@@ -103,9 +102,34 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+@contextmanager
+def _partial_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, locked while in use, gone afterwards unless it was renamed.
+
+    What a killed build left behind is cleared; DataError while another process builds the same folder.
+    """
+    partial = folder.parent / f".{folder.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = partial.exists() and os.path.samestat(os.fstat(handle), partial.stat())
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            raise DataError(f"another process is building {folder}; wait for it, or choose another folder")
+        for entry in partial.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 # Rows of one scene ------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ import numpy as np
 
 from configs.schema import ConstructionConfig
 from data.facts import CountFacts, GapFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
-from data.questions import MIN_DISTANCE, centimetres, confusable, is_clear, round_robin, shuffled, size_facts, take_turns
+from data.questions import (
+    MIN_DISTANCE, centimetres, confusable, is_clear, round_robin, shuffled, size_facts, take_turns,
+)
 from data.records import ObjectRecord
 from data.relations import Level, axis_gaps, closest_distance, floor_distance, sector_names, turn_angle, turn_sector
 from data.scenes.types import Scene, SceneObject

@@ -11,6 +11,7 @@ COMMON = {
     "HF_HUB_OFFLINE": "1",  # models are folders; nothing is looked up elsewhere
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # of libraries about their own future; they drown the progress lines
 }
 CPU_LEARNER = {"DS_ACCELERATOR": "cpu"}
 

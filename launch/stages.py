@@ -81,10 +81,8 @@ def evaluate(
     from evaluation.evaluate import prepare
     from evaluation.scoring import Scoring, reward_settings
     from models.loading import load_processor
-    from rewards.contract import load_reward
 
     split, processor = load_split(data, "heldout"), load_processor(model)
-    custom = tuple(load_reward(location) for location in config.reward.custom)
 
     async def ask_all(workers: Sequence) -> None:
         for number, request in enumerate(requests):
@@ -95,7 +93,7 @@ def evaluate(
             await ask_rows(
                 [worker.generate_many.remote for worker in workers],
                 questions,
-                Scoring(metric, reward_settings(config.reward), custom),
+                Scoring(metric, reward_settings(config.reward)),
                 folder=request.folder,
                 when=request.when,
                 max_new_tokens=config.evaluation.max_new_tokens,

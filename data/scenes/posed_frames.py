@@ -9,7 +9,7 @@ Any posed capture (ScanNet, ARKitScenes, your own) can be written like this; met
       "image_width": 1296, "image_height": 968,
       "intrinsics": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],     3x3, or 4x4 with a last row and column of 0 0 0 1;
                                            of the full pictures, shared by all frames, no distortion, no skew
-      "axis_align": 4x4,                   capture frame -> aligned frame (walls along x and y, z up); identity if aligned
+      "axis_align": 4x4,                   capture frame -> aligned frame (walls along x and y, z up), or identity
       "frames": [                          in temporal order
         {"file": "frames/00000.jpg",       relative to FOLDER, inside it; its stem, unique, becomes the frame's name
          "camera_to_world": 4x4}, ...],    camera (x right, y down, z forward) -> capture frame
@@ -142,7 +142,7 @@ def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intri
     except OSError as error:
         reader.refuse(f"{at}.file", f"{relative!r} is not a readable picture ({error})", "Replace it or drop the frame")
     if found != size:
-        reader.refuse(f"{at}.file", f"{relative!r} is {found[0]} x {found[1]} pixels, declared is {size[0]} x {size[1]}",
+        reader.refuse(f"{at}.file", f"{relative!r} has {found} pixels (width, height), declared are {size}",
                       "Correct image_width, image_height and intrinsics, or use the full picture")
     if orientation != 1:
         reader.refuse(f"{at}.file", f"{relative!r} asks to be turned when shown (EXIF orientation {orientation}), "
@@ -220,7 +220,7 @@ def _short(value: object) -> str:
 def _flat(value: object) -> list[float] | None:
     """The numbers of a nested list in order; None where something else is in it (JSON true and texts included)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return [value]
+        return [value if abs(value) < 1e300 else math.inf]  # a whole number may exceed every float
     if not isinstance(value, list):
         return None
     parts = [_flat(part) for part in value]

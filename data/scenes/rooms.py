@@ -107,7 +107,8 @@ def _floor(pieces: list[SceneObject], urgency: float, rng: np.random.Generator) 
     return None
 
 
-def _furnish(pieces: list[SceneObject], floor: tuple[float, float], rng: np.random.Generator) -> list[SceneObject] | None:
+def _furnish(pieces: list[SceneObject], floor: tuple[float, float],
+             rng: np.random.Generator) -> list[SceneObject] | None:
     """The pieces placed without overlap, large ones first, ids in order of the list; None when one found no place."""
     placed: dict[int, SceneObject] = {}
     boxes = np.zeros((0, 4))
@@ -169,8 +170,9 @@ def _free_points(objects: list[SceneObject], floor: tuple[float, float], rng: np
 # Walk -------------------------------------------------------------------------------------------------------------
 
 
-def _walk(objects: list[SceneObject], points: np.ndarray, config: RoomsConfig, rng: np.random.Generator) -> tuple[Frame, ...]:
-    """The cheapest walk over the free points (Viterbi): views that hold several whole, not too near pieces; small steps.
+def _walk(objects: list[SceneObject], points: np.ndarray, config: RoomsConfig,
+          rng: np.random.Generator) -> tuple[Frame, ...]:
+    """The cheapest walk over the free points (Viterbi): several whole, not too near pieces in view, and small steps.
 
     The view turns steadily by up to 30 degrees a frame; at each frame a state is (point, small yaw offset).
     """
@@ -197,7 +199,7 @@ def _walk(objects: list[SceneObject], points: np.ndarray, config: RoomsConfig, r
 
 
 def _bearings(points: np.ndarray, yaw: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seen from (P, 2) towards yaw (P,): bearing and half angle (P, N) of the pieces, radians, and distances, metres."""
+    """Seen from (P, 2) towards yaw (P,): bearings and half angles (P, N) of the pieces, radians; distances, metres."""
     delta = (boxes[:, :2] + boxes[:, 2:])[None] / 2 - points[:, None]
     distance = np.linalg.norm(delta, axis=-1)
     bearing = np.arctan2(delta[..., 1], delta[..., 0]) - yaw[:, None]

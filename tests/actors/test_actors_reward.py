@@ -76,13 +76,6 @@ def test_built_in_rewards_score_a_group_in_its_order() -> None:
     assert all(gone(pid) for pid in pids)
 
 
-def test_truncated_completions_are_scored_when_they_are_not_masked() -> None:
-    actor = RewardActor(RewardConfig(), mask_truncated=False)
-    (score,) = actor.score(row(), generation("<think>and so on", finish_reason="length"))
-    assert (score.outcome, score.total) == ("ok", 0.0)
-    actor.close()
-
-
 def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile: str) -> None:
     actor = RewardActor(RewardConfig(custom=(hostile,), timeout_seconds=2.0))
     first = actor.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -18,9 +19,13 @@ from actors.record import CheckpointMismatch, StageRecord
 from actors.trainer import GrpoFailed, check_failed_share, train_policy, with_advantages
 from actors.types import Completion, Generation, Group
 from configs.schema import GRPOConfig, LearnerConfig, OptimizerConfig, RewardConfig, RolloutConfig, RunConfig, SamplingConfig
+from data.prompts import render
 from data.types import Box, Example, Prompt
-from models.loading import load_policy
+from models.forward import PolicyForward, Sample, build_batch
+from models.inputs import encode, load_images
+from models.loading import load_policy, load_processor, save_policy
 from models.tiny import build_tiny
+from models.tokens import end_token_id
 from rewards.outcome import Score
 
 #: Everything DESIGN §10 promises of a step.
@@ -28,8 +33,12 @@ KEYS = {"step", "version", "reward", "valid_fraction", "zero_variance_fraction",
         "is_ratio_max", "logprob_gap_mean", "logprob_gap_max", "staleness_max", "completion_tokens", "samples_per_s",
         "seconds_generate", "seconds_reward", "seconds_learn", "seconds_sync", "seconds_wait", "wire_bytes",
         "image_passes_per_prompt", "workers"}
-#: A random policy writes noise that never ends by itself: reward the share of vowels, count what was cut off.
-VOWELS = "def vowels(text, example): return sum(letter in 'aeiou' for letter in text) / max(1, len(text))"
+#: Rewards high digits: the policy of the test writes a few random ones.
+HIGH = """
+def high(text, example):
+    digits = [int(word) for word in text.split() if word.isdecimal()]
+    return min(9, sum(digits) / len(digits)) / 9 if digits else 0.0
+"""
 
 
 def row(index: int, media: tuple[str, ...] = ("a.png",), located: bool = False) -> Example:
@@ -97,6 +106,25 @@ def test_a_cut_distribution_is_refused_before_anything_starts(tmp_path: Path) ->
     assert not (tmp_path / "grpo").exists()
 
 
+def digit_writer(folder: Path, rows: list[Example]) -> Path:
+    """A tiny model that has learned to answer every row with one to four random digits and to stop."""
+    base = build_tiny(folder, seed=0, init_std=0.05)
+    processor, model = load_processor(base), load_policy(base)
+    prompts = [render(example, "think") for example in rows[:3] + rows[-1:]]
+    encoded = [encode(processor, prompt.messages, load_images(prompt.example.media), prompt.example.data_type == "video")
+               for prompt in prompts]
+    draw, adamw = random.Random(0), torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        texts = [" ".join(str(draw.randint(0, 9)) for _ in range(draw.randint(1, 4))) for _ in range(4 * len(encoded))]
+        ids = [(*processor.tokenizer(text).input_ids, end_token_id(processor)) for text in texts]
+        batch = build_batch([Sample(encoded[index % len(encoded)], own) for index, own in enumerate(ids)], 0)
+        loss = -PolicyForward(model)(batch).sum() / batch.mask.sum()
+        loss.backward()
+        adamw.step()
+        adamw.zero_grad()
+    return save_policy(model, base, folder.with_name("writer"))
+
+
 def processes() -> set[int]:
     """Processes of engines, actors and rewards."""
     marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "actors.reward_child")
@@ -136,17 +164,17 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
     rng, pictures = np.random.default_rng(0), [str(tmp_path / f"{index}.png") for index in range(4)]
     for path in pictures:
         Image.fromarray(rng.integers(0, 255, (112, 140, 3), dtype=np.uint8)).save(path)
-    (tmp_path / "mine.py").write_text(VOWELS)
+    (tmp_path / "mine.py").write_text(HIGH)
     rows = [row(index, tuple(pictures[:(1, 2, 4)[index % 3]])) for index in range(9)]
     rows += [row(index, (pictures[index],), located=True) for index in range(3)]
     config = RunConfig(
         seed=3,
-        grpo=GRPOConfig(steps=4, prompts_per_step=3, group_size=3, checkpoint_steps=2, mask_truncated=False,
+        grpo=GRPOConfig(steps=4, prompts_per_step=3, group_size=3, checkpoint_steps=2,
                         sampling=SamplingConfig(max_new_tokens=16)),
         learner=LearnerConfig(threads=1, num_cpus=0.5, optimizer=OptimizerConfig(lr=1e-3, schedule="constant", warmup_ratio=0)),
         rollout=RolloutConfig(workers=2, num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512),
-        reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:vowels",)))
-    base, folder = build_tiny(tmp_path / "model", seed=0, init_std=0.15), tmp_path / "grpo"
+        reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:high",)))
+    base, folder = digit_writer(tmp_path / "model", rows), tmp_path / "grpo"
 
     def records() -> list[dict]:
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -172,8 +200,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
     for record in done:
         assert KEYS <= record.keys() and record["workers"] == 2 and record["staleness_max"] == 0
         assert record["version"] == record["step"] and record["logprob_gap_max"] < 1e-3 and record["canary_gap"] < 1e-3
-        assert record["image_passes_per_prompt"] <= 2 and record["valid_fraction"] == 1
-        assert record["clip_fraction"] == 0 and record["reward_vowels"] > 0 and record["reward_format"] == 0
+        assert record["image_passes_per_prompt"] <= 2 and record["valid_fraction"] > 0.8
+        assert record["clip_fraction"] == 0 and record["reward_high"] > 0 and record["reward_format"] == 0
     assert done[0]["kl"] == pytest.approx(0, abs=1e-9) and done[3]["kl"] > 1e-5
     traces = [json.loads(line) for line in (folder / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [(trace["step"], trace["version"]) for trace in traces] == [(step, step) for step in range(4) for _ in range(3)]

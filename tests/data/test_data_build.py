@@ -141,6 +141,23 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         build_data(CONFIG.model_copy(update={"path": "somewhere"}), tmp_path / "new", 0, half)
 
 
+def test_two_builds_of_one_folder_do_not_disturb_each_other(tmp_path):
+    folder = tmp_path / "data"
+    (tmp_path / ".data.partial" / "train").mkdir(parents=True)  # what a killed build leaves behind
+    (tmp_path / ".data.partial" / "train" / "old.jsonl").write_text("old")
+    small = DataConfig(rooms=RoomsConfig(train_rooms=1, heldout_rooms=1, image_size=84, frames_per_room=8))
+
+    def intrude(size):  # called while the outer build holds the folder
+        with pytest.raises(DataError, match="another process is building"):
+            build_data(small, folder, 0, half, workers=1)
+        return half(size)
+
+    build_data(small, folder, 0, intrude, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert sorted(path.name for path in (folder / "train").iterdir()) == ["images", *sorted([
+        GROUNDING_FILE, SPATIAL_FILE, COLDSTART_FILE])]
+
+
 # Posed frames -----------------------------------------------------------------------------------------------------
 
 SIDE, FOCAL = 96, 80.0

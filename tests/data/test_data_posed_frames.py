@@ -1,0 +1,201 @@
+"""Real scenes from scene.json: what is read, what is refused, and the ScanNet sample where it is at hand."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.records import frame_records
+from data.scenes.posed_frames import SceneError, read_posed_frames
+
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "scannet_sample"
+EYE = np.eye(4).tolist()
+DROP = object()
+
+
+def document():
+    pose = copy.deepcopy(EYE)
+    pose[0][3] = 0.5
+    return {"scene": "flat_00", "dataset": "own", "units": "metres", "image_width": 64, "image_height": 48,
+            "intrinsics": [[50, 0, 32], [0, 50, 24], [0, 0, 1]], "axis_align": EYE,
+            "frames": [{"file": "frames/0.png", "camera_to_world": EYE},
+                       {"file": "frames/1.png", "camera_to_world": pose}],
+            "objects": [{"id": 3, "label": "table", "aligned": {"center": [0, 0, 2], "dimensions": [1, 0.5, 0.5]}},
+                        {"id": 8, "label": "chair", "aligned": {"center": [1, 0, 3], "dimensions": [0.5, 0.5, 0.5]}}]}
+
+
+def write(folder, content):
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (64, 48)).save(folder / "frames" / name)
+    (folder / "scene.json").write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_scene_is_read(tmp_path):
+    (scene,) = read_posed_frames(write(tmp_path, document()))
+    assert scene.id == "flat_00" and scene.room is None
+    assert [(o.id, o.label, o.center, o.dimensions) for o in scene.objects] == [
+        (3, "table", (0, 0, 2), (1, 0.5, 0.5)), (8, "chair", (1, 0, 3), (0.5, 0.5, 0.5))]
+    (solid,) = scene.objects[0].solids
+    assert (solid.kind, solid.center, solid.half) == ("box", (0, 0, 2), (0.5, 0.25, 0.25))
+    folder = (tmp_path / "frames").resolve()
+    assert [(f.name, f.image) for f in scene.frames] == [(n, str(folder / f"{n}.png")) for n in "01"]
+    camera = scene.frames[1].camera
+    assert (camera.width, camera.height) == (64, 48) and camera.camera_to_world[0, 3] == 0.5
+    assert camera.intrinsics.tolist() == [[50, 0, 32], [0, 50, 24], [0, 0, 1]]
+    (table, _) = frame_records(scene, scene.frames[0])
+    np.testing.assert_allclose(table.box2d, (32 - 25 / 1.75, 24 - 12.5 / 1.75, 32 + 25 / 1.75, 24 + 12.5 / 1.75))
+
+
+def test_poses_are_aligned(tmp_path):
+    content = document()
+    quarter = [[0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]]  # a quarter turn about z, then a shift
+    content["axis_align"] = quarter
+    content["frames"][0]["camera_to_world"] = [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
+    (scene,) = read_posed_frames(write(tmp_path, content))
+    expected = [[0, -1, 0, 8], [1, 0, 0, 21], [0, 0, 1, 33], [0, 0, 0, 1]]
+    np.testing.assert_allclose(scene.frames[0].camera.camera_to_world, expected)
+    assert scene.objects[0].center == (0, 0, 2)  # boxes are in the aligned frame already
+
+
+def test_four_by_four_intrinsics_and_a_folder_of_scenes(tmp_path):
+    for name in ("b", "a"):
+        intrinsics = [[50, 0, 32, 0], [0, 50, 24, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        content = document() | {"scene": f"flat_{name}", "intrinsics": intrinsics}
+        write(tmp_path / name, content)
+    scenes = read_posed_frames(tmp_path)
+    assert [scene.id for scene in scenes] == ["flat_a", "flat_b"]
+    assert scenes[0].frames[0].camera.intrinsics.shape == (3, 3)
+    (tmp_path / "b" / "scene.json").write_text(json.dumps(document() | {"scene": "flat_a"}))
+    with pytest.raises(SceneError) as caught:
+        read_posed_frames(tmp_path)
+    assert caught.value.field == "scene" and caught.value.file == (tmp_path / "b" / "scene.json").resolve()
+
+
+def test_a_folder_without_scene(tmp_path):
+    with pytest.raises(SceneError, match="scene.json.*Point data.source at") as caught:
+        read_posed_frames(tmp_path / "nowhere")
+    assert caught.value.field == "scene.json"
+
+
+def skewed(k=((50, 1, 32), (0, 50, 24), (0, 0, 1))):
+    return [list(row) for row in k]
+
+
+BAD = [
+    (("scene",), DROP, "scene"), (("scene",), "", "scene"), (("scene",), "../up", "scene"),
+    (("units",), DROP, "units"), (("units",), "mm", "units"),
+    (("image_width",), DROP, "image_width"), (("image_width",), 64.5, "image_width"),
+    (("image_height",), True, "image_height"),
+    (("image_width",), 1296, "frames[0].file"),
+    (("intrinsics",), DROP, "intrinsics"), (("intrinsics",), [[50, 0, 32], [0, 50, 24]], "intrinsics"),
+    (("intrinsics",), [[0, 0, 32], [0, 50, 24], [0, 0, 1]], "intrinsics"), (("intrinsics",), skewed(), "intrinsics"),
+    (("intrinsics", 0, 0), "50", "intrinsics"), (("intrinsics", 0), [50, 0], "intrinsics"),
+    (("axis_align",), DROP, "axis_align"), (("axis_align",), np.eye(3).tolist(), "axis_align"),
+    (("axis_align",), np.diag([1.0, 1, -1, 1]).tolist(), "axis_align"),
+    (("axis_align",), np.diag([1000.0, 1000, 1000, 1]).tolist(), "axis_align"),
+    (("frames",), DROP, "frames"), (("frames",), [], "frames"), (("frames",), {}, "frames"),
+    (("frames", 1), "0.png", "frames[1]"),
+    (("frames", 1, "file"), DROP, "frames[1].file"), (("frames", 1, "file"), "frames/2.png", "frames[1].file"),
+    (("frames", 1, "file"), "../flat/frames/0.png", "frames[1].file"),
+    (("frames", 1, "file"), "/etc/hostname", "frames[1].file"),
+    (("frames", 1, "file"), "frames/0.png", "frames[1].file"),
+    (("frames", 1, "file"), "scene.json", "frames[1].file"),
+    (("frames", 1, "camera_to_world"), DROP, "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world"), EYE[:3], "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world", 0, 3), float("-inf"), "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world", 2, 3), float("nan"), "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world", 2, 3), 10**400, "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world", 3, 0), 0.5, "frames[1].camera_to_world"),
+    (("frames", 1, "camera_to_world", 0, 0), None, "frames[1].camera_to_world"),
+    (("objects",), DROP, "objects"), (("objects",), [], "objects"),
+    (("objects", 1, "id"), DROP, "objects[1].id"), (("objects", 1, "id"), 3, "objects[1].id"),
+    (("objects", 1, "id"), -1, "objects[1].id"),
+    (("objects", 1, "label"), 5, "objects[1].label"), (("objects", 1, "aligned"), DROP, "objects[1].aligned"),
+    (("objects", 1, "aligned"), [1, 2], "objects[1].aligned"),
+    (("objects", 1, "aligned", "center"), [1, 2], "objects[1].aligned.center"),
+    (("objects", 1, "aligned", "center", 1), float("nan"), "objects[1].aligned.center"),
+    (("objects", 1, "aligned", "dimensions"), [1, 0, 1], "objects[1].aligned.dimensions"),
+]
+
+
+def name_of(case):
+    path, value, _ = case
+    return f"{'.'.join(map(str, path))}={'missing' if value is DROP else str(value)[:20]}"
+
+
+@pytest.mark.parametrize("path, value, field", BAD, ids=map(name_of, BAD))
+def test_bad_scenes_are_refused_by_file_and_field(tmp_path, path, value, field):
+    content = copy.deepcopy(document())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if value is DROP:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    folder = write(tmp_path / "flat", content)
+    with pytest.raises(SceneError) as caught:
+        read_posed_frames(folder)
+    error = caught.value
+    assert error.field == field and error.file == folder / "scene.json" and error.reason and error.action
+    assert all(part in str(error) for part in (str(error.file), field, error.reason, error.action))
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", "\"text\""])
+def test_a_file_that_is_no_scene(tmp_path, content):
+    with pytest.raises(SceneError) as caught:
+        read_posed_frames(write(tmp_path, content))
+    assert caught.value.field == "whole file"
+
+
+def test_pictures_that_ask_to_be_turned_are_refused(tmp_path):
+    folder = write(tmp_path, document())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(folder / "frames" / "1.png", exif=exif)
+    with pytest.raises(SceneError, match="EXIF orientation 6") as caught:
+        read_posed_frames(folder)
+    assert caught.value.field == "frames[1].file"
+
+
+sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="no ScanNet sample in ../shared/data/scannet_sample")
+
+
+@sample
+def test_the_scannet_sample():
+    (scene,) = read_posed_frames(SAMPLE)
+    assert scene.id == "scene0000_00" and [f.name for f in scene.frames] == ["00000", "00011", "00102"]
+    assert len(scene.objects) == 27 and sum(o.label == "cabinet" for o in scene.objects) == 7
+    well_visible = {"00000": {15: "table", 19: "cabinet"}, "00011": {6: "desk", 11: "garbagebin"},
+                    "00102": {12: "sofa", 14: "table"}}
+    for frame in scene.frames:
+        assert (frame.camera.width, frame.camera.height) == (1296, 968)
+        found = {r.object_id: r for r in frame_records(scene, frame)}
+        for identity, label in well_visible[frame.name].items():
+            record = found[identity]
+            assert record.label == label and record.visibility > 0.9
+            assert record.truncation < 0.5 and record.area > 0.04
+            assert 1 < record.center_camera[2] < 5
+    desk = {r.object_id: r for r in frame_records(scene, scene.frames[1])}[6]
+    np.testing.assert_allclose(desk.box2d, (98, 38, 1047, 803), atol=1)  # drawn over the picture and looked at
+    garbage = {r.object_id: r for r in frame_records(scene, scene.frames[1])}[11]
+    np.testing.assert_allclose(garbage.box2d, (191, 500, 416, 813), atol=1)
+
+
+@sample
+def test_the_sample_projects_as_its_readme_says():
+    raw = json.loads((SAMPLE / "scene.json").read_text())
+    (scene,) = read_posed_frames(SAMPLE)
+    for frame, entry in zip(scene.frames, raw["frames"]):
+        for item in scene.objects:
+            point = np.array([*item.center, 1.0])
+            pose = np.array(raw["axis_align"]) @ np.array(entry["camera_to_world"])
+            p = np.array(raw["intrinsics"]) @ np.linalg.inv(pose) @ point
+            q = np.linalg.inv(frame.camera.camera_to_world) @ point
+            k = frame.camera.intrinsics @ q[:3]
+            np.testing.assert_allclose(k[:2] / k[2], p[:2] / p[2], rtol=1e-9)
