@@ -25,7 +25,7 @@ from launch.progress import Say
 
 OBJECT_STORE_BYTES = 500_000_000
 START_SECONDS = 120.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 5.0
 GRACE_SECONDS = 5.0
 SOCKET_PATH_LIMIT = 60  # Ray appends about 45 characters; Unix sockets end at 107
 _PR_SET_PDEATHSIG = 1

@@ -31,9 +31,9 @@ from models.loading import load_policy, load_processor, save_policy
 from models.tiny import build_tiny
 
 SIDE, RENDER_SIDE = 112, 168
-TURNS = 3
-BATCH = 48
-PEAK_LR, FINAL_LR, WARMUP = 1.5e-3, 2e-5, 200
+TURNS = 2
+BATCH = 40
+PEAK_LR, FINAL_LR, WARMUP = 2e-3, 2e-5, 200
 SAVE_EVERY = 500
 
 

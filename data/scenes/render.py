@@ -74,10 +74,10 @@ def _hit_box(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np
         inverse = 1.0 / rays
         low, high = (-half - origin) * inverse, (half - origin) * inverse
     enter, leave = np.fmin(low, high), np.fmax(low, high)
-    t, t_out = enter.max(axis=-1), leave.min(axis=-1)
-    normal = np.zeros_like(rays)
-    axis = enter.argmax(axis=-1)[..., None]
-    np.put_along_axis(normal, axis, -np.sign(np.take_along_axis(rays, axis, -1)), -1)
+    # Pairwise: numpy's reductions over an axis of three cost several times as much.
+    t = np.maximum(np.maximum(enter[..., 0], enter[..., 1]), enter[..., 2])
+    t_out = np.minimum(np.minimum(leave[..., 0], leave[..., 1]), leave[..., 2])
+    normal = np.where(enter == t[..., None], -np.sign(rays), 0.0)
     return np.where((t <= t_out) & (t > NEAR), t, np.inf), normal
 
 
