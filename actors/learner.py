@@ -16,7 +16,6 @@ A plain class: `ray.remote` wraps it at the edge.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,9 @@ class Learner:
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this machine and a port that is free now. Ask rank 0."""
-        return socket.gethostbyname(socket.gethostname()) if self._ranks > 1 else "127.0.0.1", free_port()
+        from ray.util import get_node_ip_address
+
+        return get_node_ip_address() if self._ranks > 1 else "127.0.0.1", free_port()
 
     def start(self, address: str, port: int, checkpoint: str | None = None) -> dict[str, Any]:
         """Load policy, reference and optimizer, join the other ranks, restore `checkpoint` (a folder `save` wrote).

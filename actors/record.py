@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.types import Group
+from data.stage_files import keep_steps, write_text
 
 METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
 
@@ -43,8 +43,6 @@ class StageRecord:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder, self._fingerprint = folder, fingerprint
         self._checkpoints = folder / "checkpoints"
-        (folder / "traces").mkdir(parents=True, exist_ok=True)
-        self._checkpoints.mkdir(exist_ok=True)
 
     @property
     def finished(self) -> bool:
@@ -55,6 +53,8 @@ class StageRecord:
 
     def resume(self) -> Progress:
         """The last committed state; cuts the records behind it. CheckpointMismatch when it belongs to other settings."""
+        (self.folder / "traces").mkdir(parents=True, exist_ok=True)
+        self._checkpoints.mkdir(exist_ok=True)
         latest = self._checkpoints / "latest.json"
         progress = Progress()
         if latest.is_file():
@@ -64,7 +64,7 @@ class StageRecord:
                                          "remove that folder to start the stage afresh, or put the old ones back")
             progress = Progress(state["step"], state["version"], self._checkpoints / f"step-{state['step']}")
         for name in (METRICS, TRACES):
-            _keep_steps(self.folder / name, progress.step)
+            keep_steps(self.folder / name, progress.step)
         return progress
 
     def checkpoint_folder(self, step: int) -> Path:
@@ -76,7 +76,7 @@ class StageRecord:
 
     def commit(self, step: int, version: int) -> None:
         """The checkpoint of `step` is complete: make it the one to resume from and remove the others."""
-        _write(self._checkpoints / "latest.json",
+        write_text(self._checkpoints / "latest.json",
                json.dumps({"step": step, "version": version, "fingerprint": self._fingerprint}) + "\n")
         for folder in self._checkpoints.glob("step-*"):
             if folder.name != f"step-{step}":
@@ -92,7 +92,7 @@ class StageRecord:
 
     def finish(self) -> None:
         """The model is written: mark the end and drop the checkpoints."""
-        _write(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint}) + "\n")
+        write_text(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint}) + "\n")
         shutil.rmtree(self._checkpoints)
 
 
@@ -116,16 +116,3 @@ def trace(step: int, group: Group, advantages: Sequence[float]) -> dict[str, Any
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _keep_steps(path: Path, steps: int) -> None:
-    """Keep the whole lines of steps before `steps`."""
-    if path.is_file():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        _write(path, "".join(line for line in lines if json.loads(line)["step"] < steps))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

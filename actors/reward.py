@@ -141,18 +141,22 @@ class RewardActor:
     """
 
     def __init__(self, config: RewardConfig) -> None:
-        """RewardContractError when a custom reward cannot be loaded."""
+        """Cheap; `start` starts the children."""
         self._config = config
         self._local = threading.local()
         self._scorers: list[Scorer] = []
         self._threads = ThreadPoolExecutor(config.processes, thread_name_prefix="scorer")
-        barrier = threading.Barrier(config.processes)
+
+    def start(self) -> tuple[int, ...]:
+        """Start the children; returns their process ids. RewardContractError when a custom reward cannot be loaded."""
+        barrier = threading.Barrier(self._config.processes)
         try:
-            for start in [self._threads.submit(self._prepare, barrier) for _ in range(config.processes)]:
+            for start in [self._threads.submit(self._prepare, barrier) for _ in range(self._config.processes)]:
                 start.result()
         except RewardContractError:
             self.close()
             raise
+        return self.pids()
 
     def _prepare(self, barrier: threading.Barrier) -> None:
         """On every thread once: the barrier keeps one thread from taking two turns."""
@@ -160,7 +164,7 @@ class RewardActor:
         self._local.scorer = Scorer(reward_settings(self._config), self._config.custom, self._config.timeout_seconds)
         self._scorers.append(self._local.scorer)
 
-    def ready(self) -> tuple[int, ...]:
+    def pids(self) -> tuple[int, ...]:
         """Process ids of the children."""
         return tuple(scorer.pid for scorer in self._scorers if scorer.pid is not None)
 

@@ -195,8 +195,11 @@ class RolloutWorker:
             )
         self._enter(WorkerState.SERVING)
 
-    async def update_weights(self, version: WeightVersion) -> float:
+    async def update_weights(self, version: WeightVersion, trusted: bool = False) -> float:
         """Take a published version; returns the seconds it took. The worker is then STALE until `prove`.
+
+        `trusted` serves it at once, checksums verified but without a canary: a checkpoint to evaluate has no learner
+        to ask.
 
         Raises WeightVersionError when the manifest is incomplete, a checksum is wrong, or the engine could not load
         it; the worker is then DIRTY, its frozen requests are ended, and it serves nothing before a complete update.
@@ -215,7 +218,7 @@ class RolloutWorker:
                 refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
                 raise WeightVersionError(refusal) from error
             self.version = version.number
-            self._enter(WorkerState.STALE)
+            self._enter(WorkerState.SERVING if trusted else WorkerState.STALE)
             return time.monotonic() - started
 
     async def _transfer(self, version: WeightVersion) -> None:

@@ -105,7 +105,7 @@ class StageActors:
         begun = told = time.monotonic()
         limit = self._config.deadlines.engine_start
         refs = {f"rollout worker w{index}": worker.start.remote() for index, worker in enumerate(self._workers)}
-        refs["reward actor"] = self._reward.ready.remote()
+        refs["reward actor"] = self._reward.start.remote()
         address = self._wait.one(self._learners[0].address.remote(), "learner rank 0 to answer", limit)
         refs |= {f"learner rank {rank}": learner.start.remote(*address, checkpoint)
                  for rank, learner in enumerate(self._learners)}

@@ -13,8 +13,6 @@ Source: SPATIALLADDER §6.1; the advantages and losses are those of `grpo`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +35,7 @@ from actors.types import Group
 from configs.schema import GRPOConfig, RunConfig, SamplingConfig
 from data.prompts import render
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
+from data.stage_files import fingerprint
 from data.types import Example
 from grpo.advantages import GroupAdvantages, group_advantages
 from models.inputs import image_size, processed_size, prompt_token_ids
@@ -89,7 +88,7 @@ def train_policy(config: RunConfig, examples: Sequence[Example], model_folder: P
     if config.grpo.sampling.top_p < 1:
         raise ValueError(f"grpo.sampling.top_p is {config.grpo.sampling.top_p}: the learner cannot recompute the log-probs "
                          "of a cut distribution; set it to 1")
-    record = StageRecord(stage_folder, fingerprint(config, examples, model_folder))
+    record = StageRecord(stage_folder, identity_of(config, examples, model_folder))
     if record.finished:
         say("grpo: already trained")
         return stage_folder / MODEL
@@ -144,15 +143,10 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def fingerprint(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
-    """Twelve hex digits of what decides the result: settings, seed, rows, and the size and date of the base's weights."""
-    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(model_folder.glob("*.safetensors"))]
-    sections = [config.grpo, config.learner, config.reward, config.model, config.data]
-    settings = (config.seed, [section.model_dump(exclude={"path"}) for section in sections], weights)
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
-    for example in examples:
-        digest.update(repr(example).encode())
-    return digest.hexdigest()[:12]
+def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
+    """Fingerprint of the stage's work."""
+    model, data = (config.model.dtype, config.model.freeze_vision), config.data.preset
+    return fingerprint((config.seed, config.grpo, config.learner, config.reward, model, data), examples, model_folder)
 
 
 class TaskMaker:

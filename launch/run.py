@@ -2,7 +2,7 @@
 
 What holds: re-running resumes. A finished stage is skipped when its inputs are unchanged, a finished run does nothing;
 what is already evaluated is not evaluated again. A model is evaluated once for both "after this stage" and "before the
-next", with one engine start.
+next"; its engines live across stages where they can (`launch.evaluators`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None 
             check(resolved, capacity, path)
         folder = RunFolder.open(config, path)
         with folder.locked():
-            _climb(folder, resolved, tuple(only) or config.stages, say)
+            evaluators = rooms.evaluators(resolved, path, say)
+            try:
+                _climb(folder, resolved, tuple(only) or config.stages, evaluators, say)
+            finally:
+                evaluators.close()
             hardware = local_hardware() | {"ray_cpus": capacity.cpus, "ray_gpus": capacity.gpus}
             summary = write_summary(folder, hardware)
     report = rooms.write_report(path, config.evaluation.pictures)
@@ -62,7 +66,7 @@ def finished(config: RunConfig, say: Progress) -> bool:
     return True
 
 
-def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], say: Progress) -> None:
+def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], evaluators, say: Progress) -> None:
     """Walks the stages of the configuration in order; `config` has absolute paths."""
     data = _data(folder, config, say)
     data_hash = fingerprint(data, DATA_FILES)
@@ -75,7 +79,7 @@ def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], sa
             say(f"{title}: finished, skipped")
         elif stage in wanted:
             say(f"{title}: begins from {base}")
-            _stage(folder, config, stage, base, data, inputs, say)
+            _stage(folder, config, stage, base, data, inputs, evaluators, say)
             say(f"{title}: done")
         elif any(later in wanted for later in config.stages[number:]):
             raise RunFolderError(
@@ -102,12 +106,7 @@ def _data(folder: RunFolder, config: RunConfig, say: Progress) -> Path:
 
 
 def _stage(
-    folder: RunFolder,
-    config: RunConfig,
-    stage: StageName,
-    base: Path,
-    data: Path,
-    inputs: dict[str, str],
+    folder: RunFolder, config: RunConfig, stage: StageName, base: Path, data: Path, inputs: dict[str, str], evaluators,
     say: Progress,
 ) -> None:
     seconds: dict[str, float] = {}
@@ -115,14 +114,14 @@ def _stage(
     with _timed(seconds, "evaluate_before"):
         wanted = [rooms.EvaluationRequest(stage, here, "before")]
         if not folder.evaluated(stage, "before", inputs):
-            rooms.evaluate(config, base, data, wanted, inputs, say)
+            rooms.evaluate(config, evaluators, base, data, wanted, inputs, say)
     with _timed(seconds, "train"):
         model = rooms.train(config, stage, base, data, here, say)
     result = {"model": fingerprint(model, MODEL_FILES), "data": inputs["data"]}
     with _timed(seconds, "evaluate_after"):
         wanted = [rooms.EvaluationRequest(stage, here, "after")]
         wanted += [rooms.EvaluationRequest(name, folder.stage(name), "before") for name in later]
-        rooms.evaluate(config, model, data, wanted, result, say)
+        rooms.evaluate(config, evaluators, model, data, wanted, result, say)
     metrics = rooms.stage_metrics(here, config.seed)
     outputs = [
         model,

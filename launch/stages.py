@@ -10,11 +10,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.schema import RunConfig, StageName
 from launch.preflight import sft_section
 from launch.progress import Say
+
+if TYPE_CHECKING:
+    from launch.evaluators import Evaluators
 
 #: What the held-out rows of a stage measure (`evaluation.scoring`).
 METRICS: Mapping[StageName, str] = {
@@ -63,15 +66,9 @@ def train(config: RunConfig, stage: StageName, base: Path, data: Path, folder: P
     )
 
 
-def evaluate(
-    config: RunConfig,
-    model: Path,
-    data: Path,
-    requests: Sequence[EvaluationRequest],
-    provenance: Mapping[str, str],
-    say: Say,
-) -> None:
-    """Greedy answers of one model to the held-out rows of one or more stages, through one set of rollout workers.
+def evaluate(config: RunConfig, evaluators: Evaluators, model: Path, data: Path, requests: Sequence[EvaluationRequest],
+             provenance: Mapping[str, str], say: Say) -> None:
+    """Greedy answers of one model to the held-out rows of one or more stages.
 
     `provenance` says which weights and data these are. What is on disk with the same identity is not asked again: the
     answers after the cold start are also those before GRPO when both ask the same rows.
@@ -91,19 +88,21 @@ def evaluate(
                 _copy_evaluation(requests[number - 1], request)
             questions = prepare(stage_rows(config, metric, split), metric, processor, config.data.preset)
             await ask_rows(
-                [worker.generate_many.remote for worker in workers],
-                questions,
+                [worker.generate_many.remote for worker in workers], questions,
                 Scoring(metric, reward_settings(config.reward)),
-                folder=request.folder,
-                when=request.when,
-                max_new_tokens=config.evaluation.max_new_tokens,
-                provenance=provenance,
-                silence_seconds=config.deadlines.generation,
-                seed=config.seed,
-                progress=say,
+                folder=request.folder, when=request.when, max_new_tokens=config.evaluation.max_new_tokens,
+                provenance=provenance, silence_seconds=config.deadlines.generation, seed=config.seed, progress=say,
             )
 
-    _with_workers(config, model, ask_all, say)
+    with evaluators.serving(model) as workers:
+        asyncio.run(ask_all(workers))
+
+
+def evaluators(config: RunConfig, run_folder: Path, say: Say) -> Evaluators:
+    """The engines that answer held-out questions for the whole run; nothing starts yet."""
+    from launch.evaluators import Evaluators
+
+    return Evaluators(config, run_folder, say)
 
 
 def stage_rows(config: RunConfig, metric: str, split) -> tuple:
@@ -138,36 +137,3 @@ def _copy_evaluation(done: EvaluationRequest, wanted: EvaluationRequest) -> None
         source = done.folder / f"eval_{done.when}{suffix}"
         wanted.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, wanted.folder / f"eval_{wanted.when}{suffix}")
-
-
-def _with_workers(config: RunConfig, model: Path, work, say: Say) -> None:
-    """Runs `await work(workers)` with rollout workers that serve the model folder as it is, and ends them."""
-    import ray
-
-    from actors.rollout import RolloutWorker
-
-    rollout = config.rollout
-    say(f"starting {rollout.workers} engine(s) on {model}")
-    actor = ray.remote(RolloutWorker).options(num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, max_concurrency=64)
-    workers = [
-        actor.remote(f"evaluation-{index}", str(model), rollout, config.model.dtype, config.seed)
-        for index in range(rollout.workers)
-    ]
-
-    async def start_and_work() -> None:
-        starts = [worker.start.remote(trusted=True) for worker in workers]
-        ready, late = ray.wait(starts, num_returns=len(starts), timeout=config.deadlines.engine_start)
-        if late:
-            raise TimeoutError(
-                f"{len(late)} of {len(starts)} engines did not start within deadlines.engine_start = "
-                f"{config.deadlines.engine_start:g} s"
-            )
-        ray.get(ready)
-        await work(workers)
-        ray.wait([worker.stop.remote() for worker in workers], num_returns=len(workers), timeout=30)
-
-    try:
-        asyncio.run(start_and_work())
-    finally:
-        for worker in workers:
-            ray.kill(worker)

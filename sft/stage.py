@@ -16,9 +16,7 @@ The stage folder must be visible under the same path to the driver and to every 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -30,6 +28,7 @@ from typing import Any
 
 from configs.schema import RunConfig, SFTConfig
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, read_rows
+from data.stage_files import fingerprint, keep_steps, write_text
 from data.types import Example
 
 STAGE_FILES = {"sft1": GROUNDING_FILE, "sft2": SPATIAL_FILE, "coldstart": COLDSTART_FILE}
@@ -76,7 +75,7 @@ def train_rows(task: SFTTask, progress: Progress = print) -> Path:
     check_model_folder(task.model_folder)
     if not task.examples:
         raise StageFailed(f"stage {task.stage} has no training rows; build the data with rows for it, or leave the stage out")
-    folder, identity = Path(task.stage_folder), fingerprint(task)
+    folder, identity = Path(task.stage_folder), identity_of(task)
     folder.mkdir(parents=True, exist_ok=True)
     finished = folder / FINISHED
     if finished.is_file() and json.loads(finished.read_text())["fingerprint"] == identity and (folder / MODEL).is_dir():
@@ -88,21 +87,15 @@ def train_rows(task: SFTTask, progress: Progress = print) -> Path:
     progress(f"{task.stage}: {len(task.examples)} rows, {task.config.ranks} rank(s); starting Ray Train")
     with Watcher(folder / METRICS, task.stage, progress):
         _fit(task, identity)
-    _write_json(finished, {"fingerprint": identity})
+    write_text(finished, json.dumps({"fingerprint": identity}) + "\n")
     shutil.rmtree(folder / _WORK)
     return folder / MODEL
 
 
-def fingerprint(task: SFTTask) -> str:
-    """Twelve hex digits of what decides the result: settings, seed, rows, and the size and date of the base's weights."""
-    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns)
-               for path in sorted(Path(task.model_folder).glob("*.safetensors"))]
-    settings = (task.stage, task.run.seed, task.run.model.dtype, task.run.model.freeze_vision, task.run.data.preset,
-                task.config.model_dump_json(), weights)
-    digest = hashlib.sha256(repr(settings).encode())
-    for example in task.examples:
-        digest.update(repr(example).encode())
-    return digest.hexdigest()[:12]
+def identity_of(task: SFTTask) -> str:
+    """Fingerprint of the stage's work."""
+    settings = (task.stage, task.run.seed, task.run.model.dtype, task.run.model.freeze_vision, task.run.data.preset, task.config)
+    return fingerprint(settings, task.examples, Path(task.model_folder))
 
 
 def _fit(task: SFTTask, identity: str) -> None:
@@ -194,7 +187,7 @@ class _RankTrainer:
     def train(self, keep: Callable[[int], None]) -> None:
         """All remaining steps; `keep(step)` after every `checkpoint_steps` and before the end."""
         if self.rank == 0:
-            cut_metrics(self.metrics, self.first)
+            keep_steps(self.metrics, self.first)
         for step in range(self.first, self.order.steps):
             begun = time.monotonic()
             record = {"step": step, "steps": self.order.steps, **self.step(step)}
@@ -282,23 +275,3 @@ class Watcher:
         rate = sum(record["samples"] for record in recent) / seconds
         return (f"{self._stage}: step {last['step'] + 1}/{last['steps']}  loss {last['loss']:.4f}  lr {last['lr']:.2e}  "
                 f"{rate:.1f} samples/s  {left:.0f} s left")
-
-
-def cut_metrics(path: Path, steps: int) -> None:
-    """Keep the lines of the first `steps` steps of a metrics file; what a dead run wrote beyond its checkpoint goes."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] < steps:
-                lines.append(line)
-    _write_text(path, "".join(lines))
-
-
-def _write_json(path: Path, value: dict) -> None:
-    _write_text(path, json.dumps(value) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -48,6 +48,12 @@ def generation(*texts: str, finish_reason: str = "stop") -> Generation:
     return Generation("r", (1,), completions, 0, "w0", 0.1)
 
 
+def started(config: RewardConfig) -> RewardActor:
+    actor = RewardActor(config)
+    assert len(actor.start()) == config.processes
+    return actor
+
+
 def row():
     return reward_row(Prompt(ROW, "think", ()), (100, 80), (56, 84))
 
@@ -62,7 +68,7 @@ def gone(pid: int) -> bool:
 
 
 def test_built_in_rewards_score_a_group_in_its_order() -> None:
-    actor = RewardActor(RewardConfig())
+    actor = started(RewardConfig())
     good, wrong, untagged = ("<think>it is near</think><answer>B</answer>", "<think>hm</think><answer>A</answer>", "B")
     scores = actor.score(row(), generation(good, wrong, untagged))
     assert [score.total for score in scores] == [2.0, 1.0, 0.0]
@@ -71,14 +77,14 @@ def test_built_in_rewards_score_a_group_in_its_order() -> None:
     assert (cut.outcome, cut.total) == ("truncated", None)
     (kept,) = actor.score(row(), generation(good, finish_reason="abort"))
     assert kept.outcome == "error"
-    pids = actor.ready()
+    pids = actor.pids()
     actor.close()
     assert all(gone(pid) for pid in pids)
 
 
 def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile: str) -> None:
-    actor = RewardActor(RewardConfig(custom=(hostile,), timeout_seconds=2.0))
-    first = actor.ready()
+    actor = started(RewardConfig(custom=(hostile,), timeout_seconds=2.0))
+    first = actor.pids()
     scores = actor.score(row(), generation("ok", "hang", "ok", "crash", "exit", "leave", "raise", "nan", "ok"))
     assert [score.outcome for score in scores] == ["ok", "timeout", "ok"] + ["error"] * 5 + ["ok"]
     assert scores[0].components["hostile/length"] == 2.0 and scores[0].components["hostile/options"] == 2.0
@@ -90,7 +96,7 @@ def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile
     assert "KeyError" in reasons[6] and "RewardContractError" in reasons[7]
     assert all("train/spatial/1" in reason for reason in reasons if reason)
     assert gone(first[0])
-    last = actor.ready()
+    last = actor.pids()
     actor.close()
     assert last != first and all(gone(pid) for pid in last)
 
@@ -98,8 +104,8 @@ def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile
 def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    actor = RewardActor(RewardConfig(custom=(hostile,), timeout_seconds=2.0, processes=2))
-    assert len(set(actor.ready())) == 2
+    actor = started(RewardConfig(custom=(hostile,), timeout_seconds=2.0, processes=2))
+    assert len(set(actor.pids())) == 2
     with ThreadPoolExecutor(4) as callers:
         answers = list(callers.map(lambda text: actor.score(row(), generation(text, "ok")), ["hang", "ok", "x", "crash"]))
     assert [[score.outcome for score in scores] for scores in answers] == [
@@ -114,7 +120,7 @@ def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> No
 def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(RewardContractError, match=message):
-        RewardActor(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",)))
+        started(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",)))
 
 
 def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
     import sys
 
     code = ("import sys, time; from actors.reward import RewardActor; from configs.schema import RewardConfig\n"
-            "actor = RewardActor(RewardConfig()); print(actor.ready()[0], flush=True); time.sleep(600)")
+            "actor = RewardActor(RewardConfig()); print(actor.start()[0], flush=True); time.sleep(600)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:
         child = int(process.stdout.readline())

@@ -37,7 +37,7 @@ class Rooms:
         (model / "model.safetensors").write_text((base / "model.safetensors").read_text() + f" {stage}")
         return model
 
-    def evaluate(self, config, model, data, requests, provenance, say):
+    def evaluate(self, config, evaluators, model, data, requests, provenance, say):
         weights = (model / "model.safetensors").read_text()
         for request in requests:
             self.calls.append(f"evaluate {weights} for {request.stage} {request.when}")

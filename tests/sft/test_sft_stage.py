@@ -18,7 +18,7 @@ from models.loading import load_policy, load_processor
 from models.tiny import build_tiny
 from models.tokens import end_token_id
 from sft.dataset import MicroBatch, RowOrder, StageRows, TargetError, micro_batches
-from sft.stage import SFTTask, StageFailed, cut_metrics, train_rows
+from sft.stage import SFTTask, StageFailed, train_rows
 
 ROWS = 10
 
@@ -109,13 +109,6 @@ def test_ranks_get_equal_numbers_of_micro_batches_and_every_row_counts_once() ->
     two = micro_batches(list(lengths), 2, 2, lengths.get)
     assert two == [[MicroBatch((1, 3)), MicroBatch((2,))], [MicroBatch((0, 4)), MicroBatch((1,), counts=False)]]
     assert [[len(m.rows) for m in rank] for rank in micro_batches(list(lengths), 16, 2, lengths.get)] == [[3], [2]]
-
-
-def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
-    cut_metrics(path, 2)
-    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
 
 
 @pytest.fixture(scope="module")

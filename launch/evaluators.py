@@ -1,0 +1,86 @@
+"""The rollout workers that answer the held-out questions, from one model after another.
+
+What holds: workers serve exactly the model folder that was asked for last. On CPU the engines live as long as the run
+and take each model through the weight transfer of stage 3, because starting an engine costs more than the answers. On
+GPUs, or with Ray nodes other than this one (the transfer is through shared memory), they end after each use: the next
+stage needs the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from safetensors.torch import load_file
+
+from actors.deadlines import RayWait
+from actors.rollout import RolloutWorker
+from actors.weights import WeightStore, shared_memory_folder
+from configs.schema import RunConfig
+from launch.progress import Say
+
+#: Seconds that engines get to end by themselves.
+STOP_SECONDS = 30.0
+
+
+class Evaluators:
+    """`with serving(model) as workers`: actor handles that serve the model. `close` ends them in any case."""
+
+    def __init__(self, config: RunConfig, run_folder: Path, say: Say) -> None:
+        self._config, self._say = config, say
+        self._store_folder = shared_memory_folder(run_folder / "evaluation")
+        self._wait = RayWait("the evaluation")
+        self._workers: list = []
+        self._loads = 0
+
+    @contextmanager
+    def serving(self, model: Path) -> Iterator[list]:
+        if self._workers:
+            self._load(model)
+        else:
+            self._start(model)
+        try:
+            yield list(self._workers)
+        except BaseException:
+            self.close()
+            raise
+        if self._config.rollout.num_gpus > 0 or len(ray.nodes()) > 1:
+            self.close()
+
+    def _start(self, model: Path) -> None:
+        rollout = self._config.rollout
+        self._say(f"starting {rollout.workers} engine(s) on {model}")
+        actor = ray.remote(RolloutWorker).options(num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, max_concurrency=64)
+        self._workers = [actor.remote(f"evaluation-{index}", str(model), rollout, self._config.model.dtype, self._config.seed)
+                         for index in range(rollout.workers)]
+        self._on_all([worker.start.remote(trusted=True) for worker in self._workers], "engines to start",
+                     self._config.deadlines.engine_start)
+
+    def _load(self, model: Path) -> None:
+        """Bring the model's weights to engines that were started from another checkpoint of the same architecture."""
+        self._loads += 1
+        state = {name: tensor for file in sorted(model.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+        store = WeightStore(self._store_folder)
+        try:
+            version = store.publish(self._loads, state)
+            self._on_all([worker.update_weights.remote(version, trusted=True) for worker in self._workers],
+                         f"the weights of {model}", self._config.deadlines.weights)
+        finally:
+            store.close()
+
+    def _on_all(self, refs: list, what: str, limit: float) -> None:
+        try:
+            self._wait.all({f"engine {index}": ref for index, ref in enumerate(refs)}, what, limit)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the engines. Idempotent, never raises for an engine that is already dead."""
+        workers, self._workers = self._workers, []
+        if workers:
+            ray.wait([worker.stop.remote() for worker in workers], num_returns=len(workers), timeout=STOP_SECONDS)
+        for worker in workers:
+            ray.kill(worker)
