@@ -32,8 +32,10 @@ class TrainGroup:
 
     def __post_init__(self) -> None:
         if not len(self.completion_ids) == len(self.behaviour_logprobs) == len(self.advantages):
-            raise ValueError(f"row {self.prompt.example.id}: {len(self.completion_ids)} completions, "
-                             f"{len(self.behaviour_logprobs)} log-prob rows, {len(self.advantages)} advantages")
+            raise ValueError(
+                f"row {self.prompt.example.id}: {len(self.completion_ids)} completions, "
+                f"{len(self.behaviour_logprobs)} log-prob rows, {len(self.advantages)} advantages"
+            )
         for ids, logprobs in zip(self.completion_ids, self.behaviour_logprobs, strict=True):
             if not ids or len(ids) != len(logprobs):
                 raise ValueError(f"row {self.prompt.example.id}: {len(ids)} tokens with {len(logprobs)} log-probs")
@@ -86,7 +88,9 @@ def _pack(groups: Sequence[int], row_lengths: Sequence[Sequence[int]], budget: i
     slices: list[Slice] = []
     rows = 0
     for group in groups:
-        size, width = len(row_lengths[group]), max(row_lengths[group])  # groups come by width: this one is the widest yet
+        size, width = len(row_lengths[group]), max(
+            row_lengths[group]
+        )  # groups come by width: this one is the widest yet
         if slices and (rows + size) * width > budget:
             passes.append(Pass(tuple(slices)))
             slices, rows = [], 0

@@ -65,6 +65,7 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=WEIGHT_BACKEND),
         disable_log_stats=True,
+        use_tqdm_on_load=False,
         worker_extension_cls=WORKER_EXTENSION,
     )
     if config.num_gpus:

@@ -43,7 +43,9 @@ class PromptMismatch(RuntimeError):
 class Learner:
     """Rank `rank` of `ranks`. Cheap to make; `start` loads and joins."""
 
-    def __init__(self, config: RunConfig, model_folder: str, stage_folder: str, rank: int, ranks: int, steps: int) -> None:
+    def __init__(
+        self, config: RunConfig, model_folder: str, stage_folder: str, rank: int, ranks: int, steps: int
+    ) -> None:
         """`model_folder` is the base of the stage and its reference; `steps`: optimizer steps of the whole run."""
         self._config, self._base, self._stage_folder = config, model_folder, stage_folder
         self._rank, self._ranks, self._steps = rank, ranks, steps
@@ -82,7 +84,9 @@ class Learner:
         if settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model.train()
-        self._engine = PolicyEngine(PolicyForward(self._model), settings.optimizer, settings.zero_stage, self._steps, self._device)
+        self._engine = PolicyEngine(
+            PolicyForward(self._model), settings.optimizer, settings.zero_stage, self._steps, self._device
+        )
         if checkpoint is not None:
             self._engine.load(Path(checkpoint), "engine")
         if self._rank == 0:
@@ -99,7 +103,9 @@ class Learner:
         settings = self._config.grpo
         sequences, tokens = sum(len(group.advantages) for group in groups), sum(group.tokens for group in groups)
         denominator = step_denominator(settings.aggregation, sequences, tokens, settings.sampling.max_new_tokens)
-        plan = plan_passes([group.row_lengths() for group in groups], self._ranks, self._config.learner.micro_batch_tokens)
+        plan = plan_passes(
+            [group.row_lengths() for group in groups], self._ranks, self._config.learner.micro_batch_tokens
+        )
         encoded: dict[int, Encoded] = {}
         stats, loss, vision = TokenStats(), 0.0, 0
         for one in plan[self._rank]:
@@ -112,23 +118,33 @@ class Learner:
         update = self._engine.step()
         reads = sum(_pictures(groups[group].prompt) for group in encoded)
         totals = self._engine.sum_over_ranks({"loss": loss, "image_passes": reads, "vision_passes": vision})
-        return {**totals, "lr": update.learning_rate, "grad_norm": update.grad_norm, "trained_tokens": tokens,
-                **self._merged(stats).metrics()}
+        return {
+            **totals,
+            "lr": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "trained_tokens": tokens,
+            **self._merged(stats).metrics(),
+        }
 
-    def _pass(self, one: Pass, groups: Sequence[TrainGroup], encoded: dict[int, Encoded],
-              denominator: float) -> tuple[torch.Tensor, TokenStats]:
+    def _pass(
+        self, one: Pass, groups: Sequence[TrainGroup], encoded: dict[int, Encoded], denominator: float
+    ) -> tuple[torch.Tensor, TokenStats]:
         """This pass's share of the step's loss, with gradient, and its statistics."""
         settings = self._config.grpo
-        members = [(groups[piece.group], piece.group, member) for piece in one.slices
-                   for member in range(piece.first, piece.last)]
+        members = [
+            (groups[piece.group], piece.group, member)
+            for piece in one.slices
+            for member in range(piece.first, piece.last)
+        ]
         for group, index, _ in members:
             if index not in encoded:
                 encoded[index] = self._encode(group.prompt, group.expanded_prompt_ids)
-        batch = build_batch([Sample(encoded[index], group.completion_ids[member]) for group, index, member in members],
-                            self._pad).to(self._device)
+        batch = build_batch(
+            [Sample(encoded[index], group.completion_ids[member]) for group, index, member in members], self._pad
+        ).to(self._device)
         behaviour = torch.zeros(batch.mask.shape)
         for row, (group, _, member) in enumerate(members):
-            behaviour[row, :len(group.behaviour_logprobs[member])] = torch.tensor(group.behaviour_logprobs[member])
+            behaviour[row, : len(group.behaviour_logprobs[member])] = torch.tensor(group.behaviour_logprobs[member])
         behaviour = behaviour.to(self._device)
         advantages = torch.tensor([group.advantages[member] for group, _, member in members], device=self._device)
         temperature = settings.sampling.temperature
@@ -138,9 +154,18 @@ class Learner:
             with torch.no_grad():
                 reference = self._reference(batch, temperature, self._banned)
         old = logprobs.detach()
-        terms = token_loss(logprobs, old, behaviour, advantages, batch.mask, clip_low=settings.clip_low,
-                           clip_high=settings.clip_high, importance_cap=settings.importance_cap, kl_coef=settings.kl_coef,
-                           reference_logprobs_R_T=reference)
+        terms = token_loss(
+            logprobs,
+            old,
+            behaviour,
+            advantages,
+            batch.mask,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            importance_cap=settings.importance_cap,
+            kl_coef=settings.kl_coef,
+            reference_logprobs_R_T=reference,
+        )
         loss = aggregate(terms.loss_R_T, batch.mask, settings.aggregation, denominator) * float(one.counts)
         return loss, token_stats(terms, old, behaviour, batch.mask)
 
@@ -155,25 +180,34 @@ class Learner:
     def _encode(self, prompt: Prompt, expanded_prompt_ids: Sequence[int]) -> Encoded:
         example = prompt.example
         images = load_images(example.media)
-        encoded = encode(self._processor, prompt.messages, images, example.data_type == "video",
-                         self._model.config.vision_config.tokens_per_second)
+        encoded = encode(
+            self._processor,
+            prompt.messages,
+            images,
+            example.data_type == "video",
+            self._model.config.vision_config.tokens_per_second,
+        )
         if encoded.input_ids != tuple(expanded_prompt_ids):
             pairs = zip(encoded.input_ids, expanded_prompt_ids, strict=False)
-            place = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs),
-                         min(len(encoded.input_ids), len(expanded_prompt_ids)))
+            place = next(
+                (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs),
+                min(len(encoded.input_ids), len(expanded_prompt_ids)),
+            )
             raise PromptMismatch(
                 f"row {example.id}: the learner's prompt has {len(encoded.input_ids)} tokens, the engine's "
-                f"{len(expanded_prompt_ids)}; they part at token {place}. Do both use the same model folder?")
+                f"{len(expanded_prompt_ids)}; they part at token {place}. Do both use the same model folder?"
+            )
         return encoded
 
     @torch.no_grad()
-    def logprobs(self, prompt: Prompt, expanded_prompt_ids: Sequence[int],
-                 completions: Sequence[Sequence[int]]) -> list[list[float]]:
+    def logprobs(
+        self, prompt: Prompt, expanded_prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         """Log-probs of the completions' tokens under the current weights, at the sampling temperature: the canary."""
         encoded = self._encode(prompt, expanded_prompt_ids)
         batch = build_batch([Sample(encoded, tuple(ids)) for ids in completions], self._pad).to(self._device)
         rows = self._engine(batch, self._config.grpo.sampling.temperature, self._banned).cpu()
-        return [row[:len(ids)].tolist() for row, ids in zip(rows, completions, strict=True)]
+        return [row[: len(ids)].tolist() for row, ids in zip(rows, completions, strict=True)]
 
     def publish(self, number: int) -> WeightVersion | None:
         """Publish the current weights as version `number`, from rank 0 (None on the others); older ones stay."""

@@ -20,13 +20,15 @@ _SEED_RANGE = 1 << 30
 
 
 class PromptSchedule:
-    """The prompts of `steps` steps. `steps` is the configured number, or one pass over as many prompts as there are rows."""
+    """The prompts of `steps` steps: the configured number, or as many as take as many prompts as there are rows."""
 
     def __init__(self, examples: Sequence[Example], config: GRPOConfig, seed: int) -> None:
         """ValueError when there are fewer rows than a step needs."""
         if len(examples) < config.prompts_per_step:
-            raise ValueError(f"{len(examples)} training rows cannot fill a step of {config.prompts_per_step} prompts; "
-                             "lower grpo.prompts_per_step or build more data")
+            raise ValueError(
+                f"{len(examples)} training rows cannot fill a step of {config.prompts_per_step} prompts; "
+                "lower grpo.prompts_per_step or build more data"
+            )
         self._examples, self._seed, self._per_step = examples, seed, config.prompts_per_step
         boxes = [index for index, example in enumerate(examples) if example.is_localization]
         others = [index for index, example in enumerate(examples) if not example.is_localization]

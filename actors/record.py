@@ -48,11 +48,14 @@ class StageRecord:
     def finished(self) -> bool:
         """Whether this very run has left its model."""
         path = self.folder / FINISHED
-        return (path.is_file() and json.loads(path.read_text())["fingerprint"] == self._fingerprint
-                and (self.folder / MODEL).is_dir())
+        return (
+            path.is_file()
+            and json.loads(path.read_text())["fingerprint"] == self._fingerprint
+            and (self.folder / MODEL).is_dir()
+        )
 
     def resume(self) -> Progress:
-        """The last committed state; cuts the records behind it. CheckpointMismatch when it belongs to other settings."""
+        """The last committed state; cuts the records behind it. CheckpointMismatch for the work of other settings."""
         (self.folder / "traces").mkdir(parents=True, exist_ok=True)
         self._checkpoints.mkdir(exist_ok=True)
         latest = self._checkpoints / "latest.json"
@@ -60,8 +63,10 @@ class StageRecord:
         if latest.is_file():
             state = json.loads(latest.read_text())
             if state["fingerprint"] != self._fingerprint:
-                raise CheckpointMismatch(f"{self._checkpoints} belongs to other settings, rows or another model; "
-                                         "remove that folder to start the stage afresh, or put the old ones back")
+                raise CheckpointMismatch(
+                    f"{self._checkpoints} belongs to other settings, rows or another model; "
+                    "remove that folder to start the stage afresh, or put the old ones back"
+                )
             progress = Progress(state["step"], state["version"], self._checkpoints / f"step-{state['step']}")
         for name in (METRICS, TRACES):
             keep_steps(self.folder / name, progress.step)
@@ -76,13 +81,17 @@ class StageRecord:
 
     def commit(self, step: int, version: int) -> None:
         """The checkpoint of `step` is complete: make it the one to resume from and remove the others."""
-        write_text(self._checkpoints / "latest.json",
-               json.dumps({"step": step, "version": version, "fingerprint": self._fingerprint}) + "\n")
+        write_text(
+            self._checkpoints / "latest.json",
+            json.dumps({"step": step, "version": version, "fingerprint": self._fingerprint}) + "\n",
+        )
         for folder in self._checkpoints.glob("step-*"):
             if folder.name != f"step-{step}":
                 shutil.rmtree(folder)
 
-    def append(self, metrics: Mapping[str, Any], groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> None:
+    def append(
+        self, metrics: Mapping[str, Any], groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
         """The lines of one step. Numbers that are not finite are written as null."""
         with (self.folder / TRACES).open("a") as file:
             for group, values in zip(groups, advantages, strict=True):
@@ -100,15 +109,32 @@ def trace(step: int, group: Group, advantages: Sequence[float]) -> dict[str, Any
     """A group as a reader wants it; pictures by path."""
     example, generation = group.prompt.example, group.generation
     return {
-        "step": step, "version": generation.version, "worker": generation.worker, "seconds": generation.seconds,
-        "row": example.id, "question_type": example.question_type, "media": example.media,
-        "prompt": "\n".join(item["text"] for message in group.prompt.messages for item in message["content"] if "text" in item),
-        "truth": example.answer if not example.is_localization else
-        [{"label": box.label, "bbox": box.bbox} for box in example.boxes],
+        "step": step,
+        "version": generation.version,
+        "worker": generation.worker,
+        "seconds": generation.seconds,
+        "row": example.id,
+        "question_type": example.question_type,
+        "media": example.media,
+        "prompt": "\n".join(
+            item["text"] for message in group.prompt.messages for item in message["content"] if "text" in item
+        ),
+        "truth": (
+            example.answer
+            if not example.is_localization
+            else [{"label": box.label, "bbox": box.bbox} for box in example.boxes]
+        ),
         "completions": [
-            {"text": completion.text, "tokens": len(completion.token_ids), "finish_reason": completion.finish_reason,
-             "outcome": score.outcome, "total": score.total, "components": dict(score.components), "detail": score.detail,
-             "advantage": advantage}
+            {
+                "text": completion.text,
+                "tokens": len(completion.token_ids),
+                "finish_reason": completion.finish_reason,
+                "outcome": score.outcome,
+                "total": score.total,
+                "components": dict(score.components),
+                "detail": score.detail,
+                "advantage": advantage,
+            }
             for completion, score, advantage in zip(generation.completions, group.scores, advantages, strict=True)
         ],
     }

@@ -37,17 +37,30 @@ EXIT_SECONDS = 2.0
 
 
 def reward_settings(config: RewardConfig) -> RewardSettings:
-    return RewardSettings(format=config.format, answer=config.answer, iou=config.iou, gate=config.gate,
-                          mra_mode=config.mra_mode)
+    return RewardSettings(
+        format=config.format, answer=config.answer, iou=config.iou, gate=config.gate, mra_mode=config.mra_mode
+    )
 
 
 def reward_row(prompt: Prompt, original_size: tuple[int, int], processed_size: tuple[int, int]) -> RewardRow:
     """The row as rewards see it; sizes are (width, height) of its first picture, before and after processing."""
     example = prompt.example
-    boxes = tuple((box.label, tuple(to_processed(box.bbox, original_size, processed_size)))
-                  for box in example.boxes) if example.is_localization else ()
-    return RewardRow(example.id, example.question, example.question_type, example.options, example.answer, boxes,
-                     processed_size, example.media, dict(example.metadata))
+    boxes = (
+        tuple((box.label, tuple(to_processed(box.bbox, original_size, processed_size))) for box in example.boxes)
+        if example.is_localization
+        else ()
+    )
+    return RewardRow(
+        example.id,
+        example.question,
+        example.question_type,
+        example.options,
+        example.answer,
+        boxes,
+        processed_size,
+        example.media,
+        dict(example.metadata),
+    )
 
 
 class Scorer:
@@ -65,12 +78,19 @@ class Scorer:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                       "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OMP_NUM_THREADS": "1",
+        }
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from actors.reward_child import main; main()", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
         self._connection = Connection(ours.detach())
         try:
             self._connection.send((self._settings, self._custom))
@@ -83,8 +103,10 @@ class Scorer:
         if answer[0] == "refused":
             raise RewardContractError(answer[1])
         named = f" (reward.custom: {', '.join(self._custom)})" if self._custom else ""
-        raise RewardContractError(f"the reward process{named} was not ready within {START_SECONDS:.0f} s: {ending}; "
-                                  "does a file of yours hang or exit when it is imported?")
+        raise RewardContractError(
+            f"the reward process{named} was not ready within {START_SECONDS:.0f} s: {ending}; "
+            "does a file of yours hang or exit when it is imported?"
+        )
 
     def close(self, grace: float = 0.0) -> str:
         """Kill the child and its process group; says how it ended. Idempotent.
@@ -114,7 +136,7 @@ class Scorer:
         while len(scores) < len(jobs):
             if self._process is None:
                 self._start()
-            scores += self._run(jobs[len(scores):])
+            scores += self._run(jobs[len(scores) :])
         return scores
 
     def _run(self, jobs: Sequence[Job]) -> list[Score]:

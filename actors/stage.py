@@ -88,9 +88,12 @@ class StageActors:
             .remote(f"w{index}", model_folder, rollout, config.model.dtype, config.seed)
             for index in range(rollout.workers)
         ]
-        self._reward = ray.remote(RewardActor).options(num_cpus=reward.num_cpus, max_concurrency=reward.processes).remote(reward)
+        self._reward = (
+            ray.remote(RewardActor).options(num_cpus=reward.num_cpus, max_concurrency=reward.processes).remote(reward)
+        )
         self._learners = [
-            ray.remote(Learner).options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus)
+            ray.remote(Learner)
+            .options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus)
             .remote(config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
         ]
@@ -107,8 +110,10 @@ class StageActors:
         refs = {f"rollout worker w{index}": worker.start.remote() for index, worker in enumerate(self._workers)}
         refs["reward actor"] = self._reward.start.remote()
         address = self._wait.one(self._learners[0].address.remote(), "learner rank 0 to answer", limit)
-        refs |= {f"learner rank {rank}": learner.start.remote(*address, checkpoint)
-                 for rank, learner in enumerate(self._learners)}
+        refs |= {
+            f"learner rank {rank}": learner.start.remote(*address, checkpoint)
+            for rank, learner in enumerate(self._learners)
+        }
         missing = dict.fromkeys(refs)
 
         def arrived(label: str, _: Any) -> None:
@@ -127,8 +132,12 @@ class StageActors:
         """One request with n = G per prompt, spread evenly over the workers."""
         refs = [self._workers[index % self.workers].generate.remote(task.request) for index, task in enumerate(tasks)]
         score_refs = tuple(self._reward.score.remote(task.row, ref) for task, ref in zip(tasks, refs, strict=True))
-        by_id = self._wait.all({task.request.request_id: ref for task, ref in zip(tasks, refs, strict=True)},
-                               "generations", self._config.deadlines.generation, self._generated)
+        by_id = self._wait.all(
+            {task.request.request_id: ref for task, ref in zip(tasks, refs, strict=True)},
+            "generations",
+            self._config.deadlines.generation,
+            self._generated,
+        )
         return Rollouts(tuple(tasks), tuple(by_id[task.request.request_id] for task in tasks), score_refs)
 
     def _generated(self) -> int:
@@ -140,14 +149,19 @@ class StageActors:
         """The groups with their scores."""
         refs = {task.request.request_id: ref for task, ref in zip(rollouts.tasks, rollouts.score_refs, strict=True)}
         scores: dict[str, tuple[Score, ...]] = self._wait.all(refs, "scores", self._config.deadlines.reward)
-        return tuple(Group(task.prompt, generation, scores[task.request.request_id])
-                     for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True))
+        return tuple(
+            Group(task.prompt, generation, scores[task.request.request_id])
+            for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True)
+        )
 
     def learn(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """One optimizer step over all ranks; the metrics of `Learner.step`."""
         batch = ray.put(tuple(groups))
-        return self._on_all_ranks([learner.step.remote(batch) for learner in self._learners], "an optimizer step",
-                                  self._config.deadlines.learner)[0]
+        return self._on_all_ranks(
+            [learner.step.remote(batch) for learner in self._learners],
+            "an optimizer step",
+            self._config.deadlines.learner,
+        )[0]
 
     def sync(self, version: int, canary: PromptTask) -> Sync:
         """Publish the learner's weights as `version`, bring them to every worker and prove them there.
@@ -155,15 +169,25 @@ class StageActors:
         Raises WeightVersionError or CanaryMismatch (by way of Ray) when a worker does not hold them.
         """
         limit = self._config.deadlines.weights
-        published = self._on_all_ranks([learner.publish.remote(version) for learner in self._learners],
-                                       f"version {version} to be published", limit)[0]
-        self._on_all_workers([worker.update_weights.remote(published) for worker in self._workers],
-                             f"version {version} to be loaded", limit)
-        generations = self._on_all_workers([worker.canary.remote(canary.request) for worker in self._workers],
-                                           f"the canary of version {version}", self._config.deadlines.generation)
+        published = self._on_all_ranks(
+            [learner.publish.remote(version) for learner in self._learners], f"version {version} to be published", limit
+        )[0]
+        self._on_all_workers(
+            [worker.update_weights.remote(published) for worker in self._workers],
+            f"version {version} to be loaded",
+            limit,
+        )
+        generations = self._on_all_workers(
+            [worker.canary.remote(canary.request) for worker in self._workers],
+            f"the canary of version {version}",
+            self._config.deadlines.generation,
+        )
         gaps = self._canary_gaps(canary.prompt, generations)
-        self._on_all_workers([worker.prove.remote(gap) for worker, gap in zip(self._workers, gaps, strict=True)],
-                             f"version {version} to be proved", limit)
+        self._on_all_workers(
+            [worker.prove.remote(gap) for worker, gap in zip(self._workers, gaps, strict=True)],
+            f"version {version} to be proved",
+            limit,
+        )
         self._wait.one(self._learners[0].release_before.remote(version), "older versions to be released", limit)
         self._encoded_pictures = self._pictures_encoded()
         return Sync(version, published.nbytes, max(gaps))
@@ -172,14 +196,22 @@ class StageActors:
         """Per worker the largest |learner - worker| log-prob over its canary's tokens, nats."""
         completions = [completion for generation in generations for completion in generation.completions]
         arguments = (prompt, generations[0].expanded_prompt_ids, [completion.token_ids for completion in completions])
-        expected = self._on_all_ranks([learner.logprobs.remote(*arguments) for learner in self._learners],
-                                      "the canary's log-probs", self._config.deadlines.learner)[0]
+        expected = self._on_all_ranks(
+            [learner.logprobs.remote(*arguments) for learner in self._learners],
+            "the canary's log-probs",
+            self._config.deadlines.learner,
+        )[0]
         rows = iter(zip(completions, expected, strict=True))
         gaps = []
         for generation in generations:
             own = [next(rows) for _ in generation.completions]
-            gaps.append(max(abs(ours - theirs) for completion, row in own
-                            for ours, theirs in zip(row, completion.logprobs, strict=True)))
+            gaps.append(
+                max(
+                    abs(ours - theirs)
+                    for completion, row in own
+                    for ours, theirs in zip(row, completion.logprobs, strict=True)
+                )
+            )
         return gaps
 
     def pictures_encoded(self) -> int:
@@ -187,18 +219,27 @@ class StageActors:
         return self._pictures_encoded() - self._encoded_pictures
 
     def _pictures_encoded(self) -> int:
-        return sum(self._on_all_workers([worker.image_passes.remote() for worker in self._workers],
-                                        "the picture counters", self._config.deadlines.generation))
+        return sum(
+            self._on_all_workers(
+                [worker.image_passes.remote() for worker in self._workers],
+                "the picture counters",
+                self._config.deadlines.generation,
+            )
+        )
 
     def save(self, folder: str) -> None:
         """A resumable checkpoint of the learner."""
-        self._on_all_ranks([learner.save.remote(folder) for learner in self._learners], "a checkpoint",
-                           self._config.deadlines.learner)
+        self._on_all_ranks(
+            [learner.save.remote(folder) for learner in self._learners], "a checkpoint", self._config.deadlines.learner
+        )
 
     def export(self, folder: str) -> None:
         """The policy in the Hugging Face layout."""
-        self._on_all_ranks([learner.export.remote(folder) for learner in self._learners], "the model to be written",
-                           self._config.deadlines.learner)
+        self._on_all_ranks(
+            [learner.export.remote(folder) for learner in self._learners],
+            "the model to be written",
+            self._config.deadlines.learner,
+        )
 
     def _on_all_ranks(self, refs: Sequence[ray.ObjectRef], what: str, limit: float) -> list[Any]:
         results = self._wait.all({f"learner rank {rank}": ref for rank, ref in enumerate(refs)}, what, limit)
@@ -209,7 +250,7 @@ class StageActors:
         return [results[f"rollout worker w{index}"] for index in range(len(refs))]
 
     def close(self) -> None:
-        """Ask every actor to end what it owns, then kill it; removes the published weights. Never raises for a dead actor."""
+        """Ask every actor to end what it owns, then kill it; removes the published weights. Dead ones are no error."""
         farewells = [worker.stop.remote() for worker in self._workers]
         farewells += [self._reward.close.remote(), self._learners[0].close.remote()]
         ray.wait(farewells, num_returns=len(farewells), timeout=STOP_SECONDS)

@@ -3,8 +3,8 @@
 What holds
     * Strictly on-policy: step s + 1 samples from the weights that step s made, and only after every worker has proved
       that it holds them.
-    * A failure is never a reward: completions without a score leave the statistics of their group and carry no gradient;
-      when more of them fail than `reward.max_failed_share` allows, the run stops.
+    * A failure is never a reward: completions without a score leave the statistics of their group and carry no
+      gradient; when more of them fail than `reward.max_failed_share` allows, the run stops.
     * The same command resumes at the last checkpoint; prompts, sampling seeds and records continue as if undisturbed.
     * Any actor that fails ends the run with one message, and all actors with it; the folder can be resumed.
 
@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from actors.batching import TrainGroup
 from actors.deadlines import DeadlineExceeded
 from actors.ledger import PromptSchedule
-from actors.record import MODEL, StageRecord
+from actors.record import MODEL, Progress, StageRecord
 from actors.reward import reward_row
 from actors.rollout import RolloutRequest
 from actors.stage import CANARY_COMPLETIONS, CANARY_TOKENS, PromptTask, Rollouts, StageActors, Sync
@@ -43,8 +43,18 @@ from models.loading import check_model_folder, load_processor
 
 Say = Callable[[str], None]
 #: Keys of a step in which nothing could be learned; they are null there.
-LEARNER_KEYS = ("loss", "lr", "grad_norm", "kl", "clip_fraction", "is_ratio_mean", "is_ratio_max", "logprob_gap_mean",
-                "logprob_gap_max", "trained_tokens")
+LEARNER_KEYS = (
+    "loss",
+    "lr",
+    "grad_norm",
+    "kl",
+    "clip_fraction",
+    "is_ratio_mean",
+    "is_ratio_max",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "trained_tokens",
+)
 
 
 class GrpoFailed(RuntimeError):
@@ -73,21 +83,28 @@ class Stopwatch:
         self.seconds[name], self._last = now - self._last, now
 
 
-def run_grpo(config: RunConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path, progress: Say = print) -> Path:
-    """Train on the spatial and localisation rows of data_folder/train; returns the model folder. Ray must be initialised.
+def run_grpo(
+    config: RunConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path, progress: Say = print
+) -> Path:
+    """Train on the spatial and localisation rows of data_folder/train; returns the model folder.
 
-    Errors: RowError, ModelFolderError, ValueError (settings that fit no data) before anything starts; GrpoFailed later.
+    Ray must be initialised. Errors: RowError, ModelFolderError, ValueError (settings that fit no data) before anything
+    starts; GrpoFailed later.
     """
     rows = [row for name in (GROUNDING_FILE, SPATIAL_FILE) for row in read_rows(data_folder, name, "train")]
     return train_policy(config, rows, Path(model_folder).absolute(), Path(stage_folder).absolute(), progress)
 
 
-def train_policy(config: RunConfig, examples: Sequence[Example], model_folder: Path, stage_folder: Path, say: Say) -> Path:
+def train_policy(
+    config: RunConfig, examples: Sequence[Example], model_folder: Path, stage_folder: Path, say: Say
+) -> Path:
     """`run_grpo` on rows already read."""
     check_model_folder(model_folder)
     if config.grpo.sampling.top_p < 1:
-        raise ValueError(f"grpo.sampling.top_p is {config.grpo.sampling.top_p}: the learner cannot recompute the log-probs "
-                         "of a cut distribution; set it to 1")
+        raise ValueError(
+            f"grpo.sampling.top_p is {config.grpo.sampling.top_p}: the learner cannot recompute the log-probs "
+            "of a cut distribution; set it to 1"
+        )
     record = StageRecord(stage_folder, identity_of(config, examples, model_folder))
     if record.finished:
         say("grpo: already trained")
@@ -95,43 +112,58 @@ def train_policy(config: RunConfig, examples: Sequence[Example], model_folder: P
     schedule = PromptSchedule(examples, config.grpo, config.seed)
     tasks = TaskMaker(config, schedule, model_folder)
     position = record.resume()
-    say(f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting {config.rollout.workers} rollout "
-        f"worker(s), {config.learner.ranks} learner rank(s), the reward actor")
+    say(
+        f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
+        f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), the reward actor"
+    )
     actors = StageActors(config, str(model_folder), str(stage_folder), schedule.steps)
-    step = position.step
     try:
         actors.start(str(position.checkpoint) if position.checkpoint else None, say)
-        synced = actors.sync(position.version, tasks.canary())
-        say(f"grpo: version {synced.version} proved on every worker, canary gap {synced.canary_gap:.1e} nats")
-        for step in range(position.step, schedule.steps):
-            watch = Stopwatch()
-            prompts = tasks.of_step(step)                                    # q ~ P(Q)
-            rollouts = actors.roll_out(prompts)                              # o_1 … o_G ~ pi_old(. | q)
-            watch.lap("generate")
-            groups = actors.score(rollouts)                                  # r_1 … r_G
-            check_failed_share(groups, config.reward.max_failed_share)
-            watch.lap("reward")
-            pictures = actors.pictures_encoded()
-            batch = with_advantages(groups, config.grpo)                     # A_i = (r_i - mean r) / std r
-            learned = actors.learn(batch.trained) if batch.trained else {}   # theta <- theta - lr * grad of the loss
-            watch.lap("learn")
-            if batch.trained:
-                synced = actors.sync(synced.version + 1, tasks.canary())     # pi_old <- pi_theta, proved on every worker
-            watch.lap("sync")
-            metrics = step_metrics(step, rollouts, batch, learned, synced, watch.seconds, pictures, actors.workers)
-            record.append(metrics, groups, [advantage.advantages_G.tolist() for advantage in batch.advantages])
-            say(progress_line(metrics, schedule.steps))
-            if (step + 1) % config.grpo.checkpoint_steps == 0 or step + 1 == schedule.steps:
-                actors.save(str(record.checkpoint_folder(step + 1)))
-                record.commit(step + 1, synced.version)
+        optimise(actors, tasks, schedule.steps, position, record, config, say)
         actors.export(str(stage_folder / MODEL))
         record.finish()
     except (RayError, DeadlineExceeded) as error:
-        raise GrpoFailed(f"grpo stopped at step {step}: {reason(error)}\nRun the same command again to resume from the last "
-                         "checkpoint.") from error
+        raise GrpoFailed(
+            f"grpo stopped: {reason(error)}\nRun the same command again to resume from the last checkpoint."
+        ) from error
     finally:
         actors.close()
     return stage_folder / MODEL
+
+
+def optimise(
+    actors: StageActors,
+    tasks: TaskMaker,
+    steps: int,
+    position: Progress,
+    record: StageRecord,
+    config: RunConfig,
+    say: Say,
+) -> None:
+    """The algorithm: the steps from `position` to `steps`, with actors that are ready."""
+    synced = actors.sync(position.version, tasks.canary())
+    say(f"grpo: version {synced.version} proved on every worker, canary gap {synced.canary_gap:.1e} nats")
+    for step in range(position.step, steps):
+        watch = Stopwatch()
+        prompts = tasks.of_step(step)  # q ~ P(Q)
+        rollouts = actors.roll_out(prompts)  # o_1 … o_G ~ pi_old(. | q)
+        watch.lap("generate")
+        groups = actors.score(rollouts)  # r_1 … r_G
+        check_failed_share(groups, config.reward.max_failed_share)
+        watch.lap("reward")
+        pictures = actors.pictures_encoded()
+        batch = with_advantages(groups, config.grpo)  # A_i = (r_i - mean r) / std r
+        learned = actors.learn(batch.trained) if batch.trained else {}  # theta <- theta - lr * gradient of the loss
+        watch.lap("learn")
+        if batch.trained:
+            synced = actors.sync(synced.version + 1, tasks.canary())  # pi_old <- pi_theta, proved on every worker
+        watch.lap("sync")
+        metrics = step_metrics(step, rollouts, batch, learned, synced, watch.seconds, pictures, actors.workers)
+        record.append(metrics, groups, [advantage.advantages_G.tolist() for advantage in batch.advantages])
+        say(progress_line(metrics, steps))
+        if (step + 1) % config.grpo.checkpoint_steps == 0 or step + 1 == steps:
+            actors.save(str(record.checkpoint_folder(step + 1)))
+            record.commit(step + 1, synced.version)
 
 
 def reason(error: Exception) -> str:
@@ -159,32 +191,54 @@ class TaskMaker:
     def of_step(self, step: int) -> tuple[PromptTask, ...]:
         """The tasks of a step. Errors: MediaError for a picture that cannot be read."""
         grpo = self._config.grpo
-        return tuple(self._task(example, f"s{step}-p{place}", grpo.group_size, self._schedule.sampling_seed(step, example),
-                                grpo.sampling) for place, example in enumerate(self._schedule.take(step)))
+        return tuple(
+            self._task(
+                example,
+                f"s{step}-p{place}",
+                grpo.group_size,
+                self._schedule.sampling_seed(step, example),
+                grpo.sampling,
+            )
+            for place, example in enumerate(self._schedule.take(step))
+        )
 
     def canary(self) -> PromptTask:
         """The prompt whose log-probs prove a version: short, the first of the run with the fewest pictures."""
         sampling = self._config.grpo.sampling
         tokens = min(CANARY_TOKENS, sampling.max_new_tokens)
         example = min(self._schedule.take(0), key=lambda example: len(example.media))
-        return self._task(example, "canary", CANARY_COMPLETIONS, self._config.seed,
-                          SamplingConfig(temperature=sampling.temperature, max_new_tokens=tokens))
+        return self._task(
+            example,
+            "canary",
+            CANARY_COMPLETIONS,
+            self._config.seed,
+            SamplingConfig(temperature=sampling.temperature, max_new_tokens=tokens),
+        )
 
     def _task(self, example: Example, name: str, n: int, seed: int, sampling: SamplingConfig) -> PromptTask:
         prompt = render(example, "think", self._config.data.preset)
         original = image_size(example.media[0])
-        request = RolloutRequest(request_id=name, prompt_token_ids=prompt_token_ids(self._processor, prompt.messages),
-                                 media=example.media, is_video=example.data_type == "video", n=n, seed=seed, sampling=sampling)
+        request = RolloutRequest(
+            request_id=name,
+            prompt_token_ids=prompt_token_ids(self._processor, prompt.messages),
+            media=example.media,
+            is_video=example.data_type == "video",
+            n=n,
+            seed=seed,
+            sampling=sampling,
+        )
         return PromptTask(prompt, request, reward_row(prompt, original, processed_size(self._processor, original)))
 
 
 def check_failed_share(groups: Sequence[Group], allowed: float) -> None:
-    """GrpoFailed when too large a share of the step's completions could not be scored (truncated ones are not failures)."""
+    """GrpoFailed when too large a share of the step's completions has no score; truncated ones are not failures."""
     scores = [score for group in groups for score in group.scores]
     failed = [score for score in scores if score.outcome in ("timeout", "error")]
     if len(failed) > allowed * len(scores):
-        raise GrpoFailed(f"{len(failed)} of {len(scores)} completions of one step could not be scored, {allowed:.0%} are allowed "
-                         f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}")
+        raise GrpoFailed(
+            f"{len(failed)} of {len(scores)} completions of one step could not be scored, {allowed:.0%} are allowed "
+            f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}"
+        )
 
 
 def with_advantages(groups: Sequence[Group], config: GRPOConfig) -> Batch:
@@ -192,33 +246,49 @@ def with_advantages(groups: Sequence[Group], config: GRPOConfig) -> Batch:
     advantages, trained = [], []
     for group in groups:
         valid = [score.outcome == "ok" for score in group.scores]
-        rewards = torch.tensor([float("nan") if score.total is None else score.total for score in group.scores],
-                               dtype=torch.float64)
+        rewards = torch.tensor(
+            [float("nan") if score.total is None else score.total for score in group.scores], dtype=torch.float64
+        )
         own = group_advantages(rewards, torch.tensor(valid), config.std_normalization, config.zero_variance_tolerance)
         advantages.append(own)
         if own.outcome == "signal":
             completions = group.generation.completions
             members = [index for index, ok in enumerate(valid) if ok]
-            trained.append(TrainGroup(group.prompt, group.generation.expanded_prompt_ids,
-                                      tuple(completions[index].token_ids for index in members),
-                                      tuple(completions[index].logprobs for index in members),
-                                      tuple(float(own.advantages_G[index]) for index in members)))
+            trained.append(
+                TrainGroup(
+                    group.prompt,
+                    group.generation.expanded_prompt_ids,
+                    tuple(completions[index].token_ids for index in members),
+                    tuple(completions[index].logprobs for index in members),
+                    tuple(float(own.advantages_G[index]) for index in members),
+                )
+            )
     return Batch(tuple(groups), tuple(advantages), tuple(trained))
 
 
-def step_metrics(step: int, rollouts: Rollouts, batch: Batch, learned: dict[str, float], synced: Sync,
-                 seconds: dict[str, float], engine_pictures: int, workers: int) -> dict[str, Any]:
+def step_metrics(
+    step: int,
+    rollouts: Rollouts,
+    batch: Batch,
+    learned: dict[str, float],
+    synced: Sync,
+    seconds: dict[str, float],
+    engine_pictures: int,
+    workers: int,
+) -> dict[str, Any]:
     """The line of metrics.jsonl.
 
     `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
-    engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every vision
-    tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
+    engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
+    vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
     `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
     batches through the trainer; weights are `weight_bytes`, per worker.
     """
     scores = [score for group in batch.groups for score in group.scores]
     ok = [score for score in scores if score.outcome == "ok"]
-    lengths = [len(completion.token_ids) for generation in rollouts.generations for completion in generation.completions]
+    lengths = [
+        len(completion.token_ids) for generation in rollouts.generations for completion in generation.completions
+    ]
     names = sorted({name for score in ok for name in score.components})
     outcomes = [advantage.outcome for advantage in batch.advantages]
     pictures = sum(1 if task.request.is_video else len(task.request.media) for task in rollouts.tasks)
@@ -227,10 +297,14 @@ def step_metrics(step: int, rollouts: Rollouts, batch: Batch, learned: dict[str,
     total = sum(seconds.values())
     wire = (tuple(task.request for task in rollouts.tasks), rollouts.generations, batch.trained)
     return {
-        "step": step, "version": current,
+        "step": step,
+        "version": current,
         "reward": _mean([score.total for score in ok]),
         "reward_std": _mean([advantage.std for advantage in batch.advantages if advantage.std is not None]),
-        **{f"reward_{name}": _mean([score.components[name] for score in ok if name in score.components]) for name in names},
+        **{
+            f"reward_{name}": _mean([score.components[name] for score in ok if name in score.components])
+            for name in names
+        },
         "valid_fraction": len(ok) / len(scores),
         "truncated_fraction": sum(score.outcome == "truncated" for score in scores) / len(scores),
         "zero_variance_fraction": outcomes.count("zero_variance") / len(outcomes),
@@ -238,12 +312,14 @@ def step_metrics(step: int, rollouts: Rollouts, batch: Batch, learned: dict[str,
         **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
         "staleness_max": current - min(versions),
         "canary_gap": synced.canary_gap,
-        "completion_tokens": _mean(lengths), "completion_tokens_max": max(lengths),
+        "completion_tokens": _mean(lengths),
+        "completion_tokens_max": max(lengths),
         "samples_per_s": len(scores) / total,
         **{f"seconds_{name}": value for name, value in seconds.items()},
         "seconds_wait": seconds["generate"] + seconds["reward"],
         "seconds": total,
-        "wire_bytes": len(pickle.dumps(wire)), "weight_bytes": synced.nbytes if batch.trained else 0,
+        "wire_bytes": len(pickle.dumps(wire)),
+        "weight_bytes": synced.nbytes if batch.trained else 0,
         "image_passes_per_prompt": (engine_pictures + learned.get("image_passes", 0.0)) / pictures,
         "vision_passes_per_prompt": (engine_pictures + learned.get("vision_passes", 0.0)) / pictures,
         "workers": workers,
@@ -252,13 +328,18 @@ def step_metrics(step: int, rollouts: Rollouts, batch: Batch, learned: dict[str,
 
 def progress_line(metrics: dict[str, Any], steps: int) -> str:
     """What a reader of the log wants to know about a step."""
-    parts = "  ".join(f"{key.removeprefix('reward_')} {value:.2f}" for key, value in metrics.items()
-                      if key.startswith("reward_") and key != "reward_std" and value is not None)
+    parts = "  ".join(
+        f"{key.removeprefix('reward_')} {value:.2f}"
+        for key, value in metrics.items()
+        if key.startswith("reward_") and key != "reward_std" and value is not None
+    )
     left = (steps - metrics["step"] - 1) * metrics["seconds"]
     gap = f"  gap {metrics['logprob_gap_max']:.1e}" if metrics["logprob_gap_max"] is not None else "  nothing to learn"
     reward = f"{metrics['reward']:.3f}" if metrics["reward"] is not None else "none"
-    return (f"grpo: step {metrics['step'] + 1}/{steps}  reward {reward}  {parts}  tokens {metrics['completion_tokens']:.0f}"
-            f"{gap}  {metrics['seconds']:.1f} s  {left:.0f} s left")
+    return (
+        f"grpo: step {metrics['step'] + 1}/{steps}  reward {reward}  {parts}  tokens {metrics['completion_tokens']:.0f}"
+        f"{gap}  {metrics['seconds']:.1f} s  {left:.0f} s left"
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

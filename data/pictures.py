@@ -32,6 +32,13 @@ TYPICAL = {"chair": "orange", "table": "brown", "sofa": "blue", "bed": "red", "l
 THINGS = (1, 1, 1, 2, 2, 3, 4, 5, 6)
 
 
+#: Cells per side of the coarse map of a picture: the visual tokens of a 112 x 112 picture.
+CELLS = 4
+_CELL_COVER = 0.1
+#: Least share of the picture that a thing must cover to be spoken of.
+_SMALLEST = 0.01
+
+
 @dataclass(frozen=True)
 class Thing:
     """One visible thing: box (x1, y1, x2, y2) of its visible pixels, in pixels of the picture; distance of the nearest
@@ -45,10 +52,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Picture:
-    """rgb (side, side, 3) uint8 and its things, left to right."""
+    """rgb (side, side, 3) uint8, its things, and `cells` (CELLS, CELLS): the thing that covers most of each cell of a
+    grid over the picture, as an index into `things`, -1 where nothing covers a tenth of it."""
 
     rgb: np.ndarray
     things: tuple[Thing, ...]
+    cells: np.ndarray
 
 
 def look_at(eye, target, side: int, degrees: float) -> Camera:
@@ -93,22 +102,33 @@ def make_picture(rng: np.random.Generator, side: int, render_side: int) -> Pictu
     target = (rng.uniform(-0.5, 0.5), rng.uniform(1.0, 2.0), rng.uniform(0.3, 0.9))
     drawn = render(objects, look_at(eye, target, render_side, rng.uniform(55, 72)), room, backdrop)
     small = np.asarray(Image.fromarray(drawn.rgb).resize((side, side), Image.Resampling.BICUBIC))
-    things = []
+    things, masks = [], []
     for item, name in zip(objects, names):
-        rows, columns = np.nonzero(drawn.instance == item.id)
-        if len(rows) < render_side**2 * 0.01:
+        mask = drawn.instance == item.id
+        if mask.sum() < render_side**2 * _SMALLEST:
             continue
+        rows, columns = np.nonzero(mask)
         scale = side / render_side
-        box = tuple(int(round(value * scale)) for value in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        things.append(Thing(item.label, name, box, float(drawn.depth[rows, columns].min())))
-    return Picture(small, tuple(sorted(things, key=lambda thing: thing.box[0] + thing.box[2])))
+        edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        box = tuple(int(round(value * scale)) for value in edges)
+        things.append(Thing(item.label, name, box, float(drawn.depth[mask].min())))
+        masks.append(mask)
+    return Picture(small, tuple(things), _cells(masks, render_side))
+
+
+def _cells(masks: list[np.ndarray], side: int) -> np.ndarray:
+    if not masks:
+        return np.full((CELLS, CELLS), -1)
+    cell = side // CELLS
+    cover = np.stack(masks)[:, :cell * CELLS, :cell * CELLS].reshape(len(masks), CELLS, cell, CELLS, cell).mean((2, 4))
+    return np.where(cover.max(0) >= _CELL_COVER, cover.argmax(0), -1)
 
 
 def mirrored(picture: Picture) -> Picture:
-    """The picture and its boxes, left and right exchanged."""
+    """The picture, its boxes and its cells, left and right exchanged."""
     side = picture.rgb.shape[1]
-    things = [replace(t, box=(side - t.box[2], t.box[1], side - t.box[0], t.box[3])) for t in picture.things]
-    return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), tuple(sorted(things, key=lambda t: t.box[0] + t.box[2])))
+    things = tuple(replace(t, box=(side - t.box[2], t.box[1], side - t.box[0], t.box[3])) for t in picture.things)
+    return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), things, np.ascontiguousarray(picture.cells[:, ::-1]))
 
 
 def _article(thing: Thing) -> str:
@@ -117,7 +137,7 @@ def _article(thing: Thing) -> str:
 
 def conversation(picture: Picture, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
     """`turns` questions and answers about the picture; things are named only where the name is unique in it."""
-    things = picture.things
+    things = sorted(picture.things, key=lambda thing: thing.box[0] + thing.box[2])
     labels = [thing.label for thing in things]
     unique = [thing for thing in things if labels.count(thing.label) == 1]
     return [_question(things, unique, labels, rng) for _ in range(turns)]

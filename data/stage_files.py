@@ -42,7 +42,9 @@ def fingerprint(settings: object, examples: Sequence[Example], model_folder: Pat
     """
     digest = hashlib.sha256(repr(settings).encode())
     for example in examples:
-        digest.update(repr(replace(example, media=tuple("/".join(Path(path).parts[-2:]) for path in example.media))).encode())
+        digest.update(
+            repr(replace(example, media=tuple("/".join(Path(path).parts[-2:]) for path in example.media))).encode()
+        )
     for path in sorted(model_folder.glob("*.safetensors")):
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 COMMON = {
     "HF_HUB_OFFLINE": "1",  # models are folders; nothing is looked up elsewhere
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_COLOR_PREFIX": "0",  # the log is a file too
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # of libraries about their own future; they drown the progress lines
 }

@@ -51,11 +51,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def set_rank_environment(rank: int, world_size: int, address: str, port: int, *, local_rank: int = 0,
-                         local_size: int = 1) -> None:
+def set_rank_environment(
+    rank: int, world_size: int, address: str, port: int, *, local_rank: int = 0, local_size: int = 1
+) -> None:
     """The variables a launcher would set. With one visible GPU per process `local_rank` is 0 on every rank."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank), LOCAL_SIZE=str(local_size),
-                      MASTER_ADDR=address, MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(local_rank),
+        LOCAL_SIZE=str(local_size),
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+    )
 
 
 def join_process_group(device: torch.device) -> None:
@@ -98,8 +105,10 @@ def _optimizer_groups(module: torch.nn.Module, weight_decay: float) -> list[dict
         raise ValueError("the model has no trainable parameter: everything is frozen")
     if weight_decay == 0:
         return [{"params": parameters, "weight_decay": 0.0}]
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -129,8 +138,14 @@ class PolicyEngine:
     every forward pass of the policy goes through the engine.
     """
 
-    def __init__(self, module: torch.nn.Module, optimizer: OptimizerConfig, zero_stage: int, total_steps: int,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        optimizer: OptimizerConfig,
+        zero_stage: int,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Errors: ValueError for mixed parameter types or a fully frozen module; whatever DeepSpeed refuses."""
         self.device = torch.device(device)
         deepspeed = _import_deepspeed(self.device)
@@ -139,19 +154,27 @@ class PolicyEngine:
         self.zero_stage = zero_stage
         dtypes = {parameter.dtype for parameter in module.parameters()}
         if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.bfloat16}:
-            raise ValueError(f"the model has parameters of type {sorted(map(str, dtypes))}; load it in float32 or bfloat16")
+            raise ValueError(
+                f"the model has parameters of type {sorted(map(str, dtypes))}; load it in float32 or bfloat16"
+            )
         bfloat16 = dtypes == {torch.bfloat16}
         clip_here = zero_stage == 0 and not bfloat16
-        adamw = torch.optim.AdamW(_optimizer_groups(module, optimizer.weight_decay), lr=optimizer.lr,
-                                  betas=optimizer.betas)
+        adamw = torch.optim.AdamW(
+            _optimizer_groups(module, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas
+        )
         self._clipped_norm: torch.Tensor | None = None
         if clip_here:  # plain data parallelism: DeepSpeed would clip but keep the norm to itself
             adamw.register_step_pre_hook(lambda opt, *_: self._clip(opt, optimizer.max_grad_norm))
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            adamw, lambda step: learning_rate_factor(step, total_steps, optimizer))
+            adamw, lambda step: learning_rate_factor(step, total_steps, optimizer)
+        )
         self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=adamw, lr_scheduler=schedule, dist_init_required=False,
-            config=_deepspeed_config(optimizer, zero_stage, bfloat16, clip_here))
+            model=module,
+            optimizer=adamw,
+            lr_scheduler=schedule,
+            dist_init_required=False,
+            config=_deepspeed_config(optimizer, zero_stage, bfloat16, clip_here),
+        )
 
     def _clip(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

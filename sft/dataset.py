@@ -74,11 +74,13 @@ class RowOrder:
         return self._epoch[1]
 
 
-def micro_batches(rows: Sequence[int], size: int, ranks: int, length: Callable[[int], Hashable]) -> list[list[MicroBatch]]:
+def micro_batches(
+    rows: Sequence[int], size: int, ranks: int, length: Callable[[int], Hashable]
+) -> list[list[MicroBatch]]:
     """The step's rows cut into passes of rows of similar length, dealt to the ranks: one equally long list per rank."""
     size = min(size, math.ceil(len(rows) / ranks))
     ordered = sorted(rows, key=lambda row: (length(row), row))
-    passes = [MicroBatch(tuple(ordered[i:i + size])) for i in range(0, len(ordered), size)]
+    passes = [MicroBatch(tuple(ordered[i : i + size])) for i in range(0, len(ordered), size)]
     dealt = [passes[rank::ranks] for rank in range(ranks)]
     filler = MicroBatch(passes[0].rows[:1], counts=False)
     return [own + [filler] * (len(dealt[0]) - len(own)) for own in dealt]
@@ -106,9 +108,16 @@ class _ByteCache(Generic[Value]):
 class StageRows:
     """The rows of one stage, encoded when asked for. Rows that share a picture read it from disk once."""
 
-    def __init__(self, stage: str, examples: Sequence[Example], processor: Qwen2_5_VLProcessor, preset: Preset = "ladder",
-                 tokens_per_second: float = 2.0, vocab_size: int = 0) -> None:
-        """Renders every row. `vocab_size`: rows of the model's head. Errors: TargetError, MediaError (unreadable picture)."""
+    def __init__(
+        self,
+        stage: str,
+        examples: Sequence[Example],
+        processor: Qwen2_5_VLProcessor,
+        preset: Preset = "ladder",
+        tokens_per_second: float = 2.0,
+        vocab_size: int = 0,
+    ) -> None:
+        """Renders every row. `vocab_size`: rows of the model's head. Errors: TargetError, MediaError."""
         self._processor, self._tokens_per_second = processor, tokens_per_second
         self._images: _ByteCache[Image.Image] = _ByteCache(CACHE_BYTES)
         self._encoded: _ByteCache[Encoded] = _ByteCache(CACHE_BYTES)
@@ -139,9 +148,15 @@ class StageRows:
         return Sample(encoded, self._targets[row])
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        images = [self._images.get(path, lambda path=path: load_images([path])[0], lambda image: 3 * image.width * image.height)
-                  for path in prompt.example.media]
-        return encode(self._processor, prompt.messages, images, prompt.example.data_type == "video", self._tokens_per_second)
+        images = [
+            self._images.get(
+                path, lambda path=path: load_images([path])[0], lambda image: 3 * image.width * image.height
+            )
+            for path in prompt.example.media
+        ]
+        return encode(
+            self._processor, prompt.messages, images, prompt.example.data_type == "video", self._tokens_per_second
+        )
 
 
 def _with_target(example: Example, mode: Mode, preset: Preset, processor: Qwen2_5_VLProcessor) -> Prompt:

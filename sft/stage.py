@@ -57,15 +57,27 @@ class SFTTask:
     config: SFTConfig
 
 
-def run_sft(config: RunConfig, stage: str, section: SFTConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path,
-            progress: Progress = print) -> Path:
+def run_sft(
+    config: RunConfig,
+    stage: str,
+    section: SFTConfig,
+    *,
+    model_folder: Path,
+    data_folder: Path,
+    stage_folder: Path,
+    progress: Progress = print,
+) -> Path:
     """Train one stage on its rows of data_folder/train; returns the model folder it wrote. Ray must be initialised.
 
     Errors: RowError, TargetError, ModelFolderError before anything starts; StageFailed when a rank fails.
     """
     rows = read_rows(data_folder, STAGE_FILES[stage], "train")
-    return train_rows(SFTTask(stage, tuple(rows), str(Path(model_folder).absolute()), str(Path(stage_folder).absolute()),
-                              config, section), progress)
+    return train_rows(
+        SFTTask(
+            stage, tuple(rows), str(Path(model_folder).absolute()), str(Path(stage_folder).absolute()), config, section
+        ),
+        progress,
+    )
 
 
 def train_rows(task: SFTTask, progress: Progress = print) -> Path:
@@ -74,7 +86,9 @@ def train_rows(task: SFTTask, progress: Progress = print) -> Path:
 
     check_model_folder(task.model_folder)
     if not task.examples:
-        raise StageFailed(f"stage {task.stage} has no training rows; build the data with rows for it, or leave the stage out")
+        raise StageFailed(
+            f"stage {task.stage} has no training rows; build the data with rows for it, or leave the stage out"
+        )
     folder, identity = Path(task.stage_folder), identity_of(task)
     folder.mkdir(parents=True, exist_ok=True)
     finished = folder / FINISHED
@@ -94,7 +108,14 @@ def train_rows(task: SFTTask, progress: Progress = print) -> Path:
 
 def identity_of(task: SFTTask) -> str:
     """Fingerprint of the stage's work."""
-    settings = (task.stage, task.run.seed, task.run.model.dtype, task.run.model.freeze_vision, task.run.data.preset, task.config)
+    settings = (
+        task.stage,
+        task.run.seed,
+        task.run.model.dtype,
+        task.run.model.freeze_vision,
+        task.run.data.preset,
+        task.config,
+    )
     return fingerprint(settings, task.examples, Path(task.model_folder))
 
 
@@ -109,8 +130,12 @@ def _fit(task: SFTTask, identity: str) -> None:
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(num_workers=task.config.ranks, use_gpu=on_gpu),
-        run_config=TrainRunConfig(name=identity, storage_path=str(Path(task.stage_folder) / _WORK),
-                                  checkpoint_config=CheckpointConfig(num_to_keep=1), failure_config=FailureConfig(max_failures=0)),
+        run_config=TrainRunConfig(
+            name=identity,
+            storage_path=str(Path(task.stage_folder) / _WORK),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=0),
+        ),
     )
     try:
         trainer.fit()
@@ -163,8 +188,14 @@ class _RankTrainer:
         processor = load_processor(task.model_folder)
         self.model = load_policy(task.model_folder, task.run.model.dtype, device)
         text = self.model.config.get_text_config()
-        self.rows = StageRows(task.stage, task.examples, processor, task.run.data.preset,
-                              self.model.config.vision_config.tokens_per_second, text.vocab_size)
+        self.rows = StageRows(
+            task.stage,
+            task.examples,
+            processor,
+            task.run.data.preset,
+            self.model.config.vision_config.tokens_per_second,
+            text.vocab_size,
+        )
         self.order = RowOrder(len(task.examples), task.config, task.run.seed)
         self.pad_id = processor.tokenizer.pad_token_id
         if task.run.model.freeze_vision:
@@ -172,8 +203,9 @@ class _RankTrainer:
         if task.config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
-        self.engine = PolicyEngine(PolicyForward(self.model), task.config.optimizer, task.config.zero_stage,
-                                   self.order.steps, device)
+        self.engine = PolicyEngine(
+            PolicyForward(self.model), task.config.optimizer, task.config.zero_stage, self.order.steps, device
+        )
         self.metrics = Path(task.stage_folder) / METRICS
         self.first = 0
 
@@ -214,8 +246,13 @@ class _RankTrainer:
             self.engine.backward(part)
             loss += float(part.detach())
         update = self.engine.step()
-        return {**self.engine.sum_over_ranks({"loss": loss}), "lr": update.learning_rate, "grad_norm": update.grad_norm,
-                "tokens": tokens, "samples": len(rows)}
+        return {
+            **self.engine.sum_over_ranks({"loss": loss}),
+            "lr": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "tokens": tokens,
+            "samples": len(rows),
+        }
 
     def export(self) -> None:
         """STAGE/hf from rank 0; the gathers under ZeRO-3 need every rank."""
@@ -225,8 +262,12 @@ class _RankTrainer:
 
         weights = self.engine.state_dict()
         if self.rank == 0:
-            save_policy(self.model, self.task.model_folder, Path(self.task.stage_folder) / MODEL,
-                        weights if self.engine.zero_stage == 3 else None)
+            save_policy(
+                self.model,
+                self.task.model_folder,
+                Path(self.task.stage_folder) / MODEL,
+                weights if self.engine.zero_stage == 3 else None,
+            )
         dist.barrier()
 
 
@@ -273,5 +314,7 @@ class Watcher:
         seconds = sum(record["seconds"] for record in recent)
         left = (last["steps"] - last["step"] - 1) * seconds / len(recent)
         rate = sum(record["samples"] for record in recent) / seconds
-        return (f"{self._stage}: step {last['step'] + 1}/{last['steps']}  loss {last['loss']:.4f}  lr {last['lr']:.2e}  "
-                f"{rate:.1f} samples/s  {left:.0f} s left")
+        return (
+            f"{self._stage}: step {last['step'] + 1}/{last['steps']}  loss {last['loss']:.4f}  lr {last['lr']:.2e}  "
+            f"{rate:.1f} samples/s  {left:.0f} s left"
+        )

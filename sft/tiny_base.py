@@ -2,11 +2,12 @@
 
 A seeded, re-runnable command:
 
-    python -m sft.tiny_base --out models/tiny_base [--steps 3600] [--pictures 12000] [--threads 2] [--resume]
+    python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--steps N] [--pictures N] [--threads 2] [--resume]
 
-It renders generic pictures (`data.pictures`), asks several questions about each in one conversation, and trains on the
-answers only. None of the ladder's prompts or formats appear. Progress goes to the terminal; every 500 steps the state
-is saved, so that `--resume` continues an interrupted run with the same result.
+It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the whole model:
+several questions about each picture in one conversation, loss on the answers only. None of the ladder's prompts or
+formats appear. Progress goes to the terminal; every 500 steps the state is saved, so that `--resume` continues an
+interrupted run with the same result.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from models.forward import PolicyForward, Sample, build_batch
 from models.inputs import Encoded, encode
 from models.loading import load_policy, load_processor, save_policy
 from models.tiny import build_tiny
+from sft.tiny_vision import train_vision
 
 SIDE, RENDER_SIDE = 112, 168
 TURNS = 2
 BATCH = 40
-PEAK_LR, FINAL_LR, WARMUP = 2e-3, 2e-5, 200
+PEAK_LR, FINAL_LR, WARMUP = 1.2e-3, 2e-5, 100
 SAVE_EVERY = 500
 
 
@@ -59,7 +61,7 @@ class Rows:
         self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in (image.image_mean, image.image_std))
         self._check_patches()
 
-    def _patches(self, rgb: np.ndarray) -> torch.Tensor:
+    def patches(self, rgb: np.ndarray) -> torch.Tensor:
         """(patches, 1176) as the image processor makes them, for a picture that needs no resize."""
         pixels = (torch.from_numpy(rgb.copy()).permute(2, 0, 1) / 255.0 - self._mean) / self._std
         n = SIDE // 28
@@ -69,7 +71,7 @@ class Rows:
     def _check_patches(self) -> None:
         rgb = self.pictures[0].rgb
         truth = self.processor.image_processor(images=[Image.fromarray(rgb)], return_tensors="pt")["pixel_values"]
-        torch.testing.assert_close(self._patches(rgb), truth, atol=1e-4, rtol=0)
+        torch.testing.assert_close(self.patches(rgb), truth, atol=1e-4, rtol=0)
 
     def _prompt(self, question: str) -> Encoded:
         if question not in self._prompts:
@@ -85,7 +87,7 @@ class Rows:
             picture = mirrored(picture)
         turns = conversation(picture, rng, TURNS)
         prompt = self._prompt(turns[0][0])
-        encoded = Encoded(prompt.prompt_ids, prompt.input_ids, prompt.token_types, self._patches(picture.rgb),
+        encoded = Encoded(prompt.prompt_ids, prompt.input_ids, prompt.token_types, self.patches(picture.rgb),
                           prompt.grid_thw, prompt.positions)
         tokenize = lambda text: self.processor.tokenizer(text, add_special_tokens=False).input_ids
         ids, answers = [], []
@@ -107,7 +109,7 @@ def learning_rate(step: int, steps: int) -> float:
     return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
 
 
-def train(out: Path, steps: int, pictures: int, seed: int, threads: int, resume: bool) -> None:
+def train(out: Path, vision_steps: int, steps: int, pictures: int, seed: int, threads: int, resume: bool) -> None:
     begun = time.time()
     work = out.with_name(out.name + ".work")
     build_tiny(work, seed)
@@ -116,8 +118,10 @@ def train(out: Path, steps: int, pictures: int, seed: int, threads: int, resume:
     print(f"{time.time() - begun:6.0f} s  pictures drawn", flush=True)
     torch.set_num_threads(threads)
     policy = PolicyForward(load_policy(work))
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.05)
     first = _restore(work, policy, optimizer) if resume else 0
+    if not resume:
+        train_vision(policy.model.model.visual, rows.pictures, lambda picture: rows.patches(picture.rgb), mirrored, vision_steps, seed)
     pad = rows.processor.tokenizer.pad_token_id
     shown, since = [], time.time()
     for step in range(first, steps):
@@ -143,7 +147,7 @@ def train(out: Path, steps: int, pictures: int, seed: int, threads: int, resume:
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             _save(work, policy, optimizer, step + 1)
             save_policy(policy.model, work, out)
-    (out / "training.json").write_text(json.dumps({"command": "python -m sft.tiny_base", "steps": steps, "pictures": pictures,
+    (out / "training.json").write_text(json.dumps({"command": "python -m sft.tiny_base", "vision_steps": vision_steps, "steps": steps, "pictures": pictures,
                                                    "seed": seed, "batch": BATCH, "turns": TURNS}, indent=1) + "\n")
 
 
@@ -171,13 +175,15 @@ def _restore(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny base model on generic procedural pictures")
     parser.add_argument("--out", type=Path, default=Path("models/tiny_base"))
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--vision-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
-    train(arguments.out, arguments.steps, arguments.pictures, arguments.seed, arguments.threads, arguments.resume)
+    train(arguments.out, arguments.vision_steps, arguments.steps, arguments.pictures, arguments.seed, arguments.threads,
+          arguments.resume)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,23 @@ from data.types import Example, Prompt
 
 
 def row(index: int, located: bool = False) -> Example:
-    return Example(id=f"train/{index}", question_id=index, data_type="single_image", question="?",
-                   question_type="object localization" if located else "object count", media=("a.png",), answer="1")
+    return Example(
+        id=f"train/{index}",
+        question_id=index,
+        data_type="single_image",
+        question="?",
+        question_type="object localization" if located else "object count",
+        media=("a.png",),
+        answer="1",
+    )
 
 
 def test_groups_stay_whole_and_a_group_beyond_the_budget_is_cut() -> None:
     lengths = [[10] * 4, [12] * 4, [40] * 4]
     assert plan_passes(lengths, 1, 1000) == [[Pass((Slice(0, 0, 4), Slice(1, 0, 4), Slice(2, 0, 4)))]]
-    assert plan_passes(lengths, 1, 96) == [[Pass((Slice(0, 0, 4), Slice(1, 0, 4))), Pass((Slice(2, 0, 2),)), Pass((Slice(2, 2, 4),))]]
+    assert plan_passes(lengths, 1, 96) == [
+        [Pass((Slice(0, 0, 4), Slice(1, 0, 4))), Pass((Slice(2, 0, 2),)), Pass((Slice(2, 2, 4),))]
+    ]
     assert plan_passes([[200, 300]], 1, 64) == [[Pass((Slice(0, 0, 1),)), Pass((Slice(0, 1, 2),))]]
     assert plan_passes([], 2, 64) == [[], []]
 
@@ -32,8 +41,14 @@ def test_every_member_counts_once_and_ranks_run_equally_often(seed: int) -> None
     ranks, budget = draw.randint(1, 4), draw.choice([64, 150, 500])
     plans = plan_passes(lengths, ranks, budget)
     assert len({len(plan) for plan in plans}) == 1
-    members = [(piece.group, member) for plan in plans for one in plan if one.counts for piece in one.slices
-               for member in range(piece.first, piece.last)]
+    members = [
+        (piece.group, member)
+        for plan in plans
+        for one in plan
+        if one.counts
+        for piece in one.slices
+        for member in range(piece.first, piece.last)
+    ]
     assert sorted(members) == [(group, member) for group, rows in enumerate(lengths) for member in range(len(rows))]
     for one in (one for plan in plans for one in plan):
         rows = [lengths[piece.group][member] for piece in one.slices for member in range(piece.first, piece.last)]

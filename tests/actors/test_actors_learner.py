@@ -33,9 +33,16 @@ STEPS = 3
 def config(ranks: int) -> RunConfig:
     """One rank in one pass without ZeRO; two ranks in small passes with it."""
     optimizer = OptimizerConfig(lr=LR, schedule="constant", warmup_ratio=0.0, max_grad_norm=CLIP_NORM)
-    learner = LearnerConfig(ranks=ranks, threads=1, zero_stage=0 if ranks == 1 else 3, optimizer=optimizer,
-                            micro_batch_tokens=100_000 if ranks == 1 else 300)
-    grpo = GRPOConfig(kl_coef=KL, importance_cap=CAP, sampling=SamplingConfig(temperature=TEMPERATURE, max_new_tokens=12))
+    learner = LearnerConfig(
+        ranks=ranks,
+        threads=1,
+        zero_stage=0 if ranks == 1 else 3,
+        optimizer=optimizer,
+        micro_batch_tokens=100_000 if ranks == 1 else 300,
+    )
+    grpo = GRPOConfig(
+        kl_coef=KL, importance_cap=CAP, sampling=SamplingConfig(temperature=TEMPERATURE, max_new_tokens=12)
+    )
     return RunConfig(learner=learner, grpo=grpo)
 
 
@@ -44,8 +51,18 @@ def examples(folder: Path) -> list[Example]:
     for path in paths:
         Image.fromarray(rng.integers(0, 255, (112, 140, 3), dtype=np.uint8)).save(path)
     kinds = (("single_image", paths[:1]), ("multi_view", paths[:3]), ("video", paths))
-    return [Example(id=f"train/{kind}", question_id=index, data_type=kind, question="How many chairs?",
-                    question_type="object count", media=tuple(media), answer="1") for index, (kind, media) in enumerate(kinds)]
+    return [
+        Example(
+            id=f"train/{kind}",
+            question_id=index,
+            data_type=kind,
+            question="How many chairs?",
+            question_type="object count",
+            media=tuple(media),
+            answer="1",
+        )
+        for index, (kind, media) in enumerate(kinds)
+    ]
 
 
 class Plain:
@@ -73,8 +90,11 @@ class Plain:
             completions = [tuple(int(t) for t in rng.choice(allowed, rng.integers(1, 12))) for _ in range(3)]
             with torch.no_grad():
                 behaviour = [tuple(self.logprobs(self.model, encoded, ids).tolist()) for ids in completions]
-            groups.append(TrainGroup(prompt, encoded.input_ids, tuple(completions), tuple(behaviour),
-                                     tuple(rng.normal(size=3).tolist())))
+            groups.append(
+                TrainGroup(
+                    prompt, encoded.input_ids, tuple(completions), tuple(behaviour), tuple(rng.normal(size=3).tolist())
+                )
+            )
         return tuple(groups)
 
     def step(self, groups: tuple[TrainGroup, ...]) -> dict[str, float]:
@@ -102,8 +122,13 @@ class Plain:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.adamw.step()
         self.adamw.zero_grad()
-        return {"loss": totals["loss"], "kl": totals["kl"] / tokens, "is_ratio_mean": totals["is"] / tokens,
-                "grad_norm": float(norm), "trained_tokens": tokens}
+        return {
+            "loss": totals["loss"],
+            "kl": totals["kl"] / tokens,
+            "is_ratio_mean": totals["is"] / tokens,
+            "grad_norm": float(norm),
+            "trained_tokens": tokens,
+        }
 
 
 def rank_main(rank: int, ranks: int, port: int, base: str, folder: str, groups: tuple[TrainGroup, ...]) -> None:

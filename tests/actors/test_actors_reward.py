@@ -33,8 +33,16 @@ def hostile(text, example):
     print("noise on standard output")
     return {"length": float(len(text)), "options": float(len(example.options))}
 """
-ROW = Example(id="train/spatial/1", question_id=1, data_type="single_image", question="Which is nearest?",
-              question_type="relative distance", media=("a.png",), options=("A. chair", "B. table"), answer="B")
+ROW = Example(
+    id="train/spatial/1",
+    question_id=1,
+    data_type="single_image",
+    question="Which is nearest?",
+    question_type="relative distance",
+    media=("a.png",),
+    options=("A. chair", "B. table"),
+    answer="B",
+)
 
 
 @pytest.fixture
@@ -107,16 +115,27 @@ def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> No
     actor = started(RewardConfig(custom=(hostile,), timeout_seconds=2.0, processes=2))
     assert len(set(actor.pids())) == 2
     with ThreadPoolExecutor(4) as callers:
-        answers = list(callers.map(lambda text: actor.score(row(), generation(text, "ok")), ["hang", "ok", "x", "crash"]))
+        answers = list(
+            callers.map(lambda text: actor.score(row(), generation(text, "ok")), ["hang", "ok", "x", "crash"])
+        )
     assert [[score.outcome for score in scores] for scores in answers] == [
-        ["timeout", "ok"], ["ok", "ok"], ["ok", "ok"], ["error", "ok"]]
+        ["timeout", "ok"],
+        ["ok", "ok"],
+        ["ok", "ok"],
+        ["error", "ok"],
+    ]
     assert answers[2][0].components["hostile/length"] == 1.0
     actor.close()
 
 
-@pytest.mark.parametrize("content, message", [("def other(text, example): return 0.0", "no 'hostile' in the file"),
-                                             ("import nothing_of_that_name", "does not import"),
-                                             ("import os; os._exit(3)", "exited with code 3")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("def other(text, example): return 0.0", "no 'hostile' in the file"),
+        ("import nothing_of_that_name", "does not import"),
+        ("import os; os._exit(3)", "exited with code 3"),
+    ],
+)
 def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(RewardContractError, match=message):
@@ -128,10 +147,16 @@ def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    code = ("import sys, time; from actors.reward import RewardActor; from configs.schema import RewardConfig\n"
-            "actor = RewardActor(RewardConfig()); print(actor.start()[0], flush=True); time.sleep(600)")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:
+    code = (
+        "import sys, time; from actors.reward import RewardActor; from configs.schema import RewardConfig\n"
+        "actor = RewardActor(RewardConfig()); print(actor.start()[0], flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
         child = int(process.stdout.readline())
         assert Path(f"/proc/{child}").exists()
         process.send_signal(signal.SIGKILL)
@@ -140,8 +165,15 @@ def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
 
 
 def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only() -> None:
-    located = Example(id="x", question_id=2, data_type="single_image", question="Where?", question_type="object localization",
-                      media=("a.png",), boxes=(Box("chair", (10.0, 20.0, 50.0, 40.0)),))
+    located = Example(
+        id="x",
+        question_id=2,
+        data_type="single_image",
+        question="Where?",
+        question_type="object localization",
+        media=("a.png",),
+        boxes=(Box("chair", (10.0, 20.0, 50.0, 40.0)),),
+    )
     view = reward_row(Prompt(located, "think", ()), (100, 80), (56, 84))
     assert view.target_boxes == (("chair", pytest.approx((5.6, 21.0, 28.0, 42.0))),)
     assert view.processed_size == (56, 84) and row().target_boxes == ()

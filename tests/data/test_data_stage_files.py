@@ -10,8 +10,15 @@ import pytest
 from data.stage_files import fingerprint, keep_steps, write_text
 from data.types import Example
 
-ROW = Example(id="train/a", question_id=1, data_type="single_image", question="?", question_type="object count",
-              media=("/first/train/images/scene/1.png",), answer="2")
+ROW = Example(
+    id="train/a",
+    question_id=1,
+    data_type="single_image",
+    question="?",
+    question_type="object count",
+    media=("/first/train/images/scene/1.png",),
+    answer="2",
+)
 
 
 def test_records_beyond_the_checkpoint_and_torn_lines_go(tmp_path: Path) -> None:
@@ -32,9 +39,12 @@ def test_a_copy_is_the_same_work_and_every_change_is_another(tmp_path: Path) -> 
     work = fingerprint(("lr", 1e-5), [ROW], tmp_path / "one")
     moved = replace(ROW, media=("/second/train/images/scene/1.png",))
     assert fingerprint(("lr", 1e-5), [moved], tmp_path / "copy") == work
-    assert work not in {fingerprint(("lr", 2e-5), [ROW], tmp_path / "one"), fingerprint(("lr", 1e-5), [ROW], tmp_path / "other"),
-                        fingerprint(("lr", 1e-5), [replace(ROW, answer="3")], tmp_path / "one"),
-                        fingerprint(("lr", 1e-5), [ROW, ROW], tmp_path / "one")}
+    assert work not in {
+        fingerprint(("lr", 2e-5), [ROW], tmp_path / "one"),
+        fingerprint(("lr", 1e-5), [ROW], tmp_path / "other"),
+        fingerprint(("lr", 1e-5), [replace(ROW, answer="3")], tmp_path / "one"),
+        fingerprint(("lr", 1e-5), [ROW, ROW], tmp_path / "one"),
+    }
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20, (1 << 20) + 5, 3 << 20])

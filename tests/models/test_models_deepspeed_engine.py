@@ -82,7 +82,7 @@ def train(engine: PolicyEngine, first: int, last: int, rank: int, world: int) ->
     for step in range(first, last):
         ids, labels = rows(step)
         for row in range(rank, ROWS, world):
-            engine.backward(engine(ids[row:row + 1], labels[row:row + 1]) / ROWS)
+            engine.backward(engine(ids[row : row + 1], labels[row : row + 1]) / ROWS)
         norms.append(engine.step().grad_norm)
     return norms
 
@@ -118,7 +118,9 @@ def test_every_zero_stage_trains_like_plain_torch_and_resumes(world: int, tmp_pa
         assert norms == pytest.approx(expected_norms, rel=1e-4), f"ZeRO-{stage}"
         assert weights.keys() == expected.keys(), f"ZeRO-{stage}"
         for name, tensor in expected.items():
-            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=lambda m: f"ZeRO-{stage} {name}: {m}")
+            torch.testing.assert_close(
+                weights[name], tensor, rtol=0, atol=1e-5, msg=lambda m: f"ZeRO-{stage} {name}: {m}"
+            )
 
 
 def test_schedules_warm_up_and_end_as_stated() -> None:

@@ -39,24 +39,47 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def grounding(pictures: list[str]) -> tuple[Example, ...]:
     return tuple(
-        Example(id=f"train/grounding/{index}", question_id=index, data_type="single_image", question="Where is the chair?",
-                question_type="object localization", media=(pictures[index % 4],),
-                boxes=(Box("chair", (3.0 * index, 7.0, 84.0, 140.0)),) * (1 + index % 2))
-        for index in range(ROWS))
+        Example(
+            id=f"train/grounding/{index}",
+            question_id=index,
+            data_type="single_image",
+            question="Where is the chair?",
+            question_type="object localization",
+            media=(pictures[index % 4],),
+            boxes=(Box("chair", (3.0 * index, 7.0, 84.0, 140.0)),) * (1 + index % 2),
+        )
+        for index in range(ROWS)
+    )
 
 
 def spatial(pictures: list[str]) -> tuple[Example, ...]:
     """One row of each kind of media."""
+
     def row(index: int, data_type: str, media: list[str]) -> Example:
-        return Example(id=f"train/spatial/{index}", question_id=index, data_type=data_type, question="How many chairs?",
-                       question_type="object count", media=tuple(media), answer=str(index))
+        return Example(
+            id=f"train/spatial/{index}",
+            question_id=index,
+            data_type=data_type,
+            question="How many chairs?",
+            question_type="object count",
+            media=tuple(media),
+            answer=str(index),
+        )
 
     return (row(0, "single_image", pictures[:1]), row(1, "multi_view", pictures), row(2, "video", pictures))
 
 
 def task(base: Path, folder: Path, rows: tuple[Example, ...], stage: str = "sft1", **settings) -> SFTTask:
-    section = SFTConfig(**{"epochs": 1.2, "batch_size": 4, "micro_batch_size": 3, "checkpoint_steps": 2,
-                           "optimizer": OptimizerConfig(lr=5e-4), **settings})
+    section = SFTConfig(
+        **{
+            "epochs": 1.2,
+            "batch_size": 4,
+            "micro_batch_size": 3,
+            "checkpoint_steps": 2,
+            "optimizer": OptimizerConfig(lr=5e-4),
+            **settings,
+        }
+    )
     run = RunConfig(seed=5, learner=LearnerConfig(threads=1))
     return SFTTask(stage, rows, str(base), str(folder), run, section)
 
@@ -105,7 +128,9 @@ def test_the_order_is_a_permutation_per_epoch_and_depends_on_the_seed_only() -> 
 
 def test_ranks_get_equal_numbers_of_micro_batches_and_every_row_counts_once() -> None:
     lengths = {0: 5, 1: 1, 2: 9, 3: 1, 4: 7}
-    assert micro_batches(list(lengths), 2, 1, lengths.get) == [[MicroBatch((1, 3)), MicroBatch((0, 4)), MicroBatch((2,))]]
+    assert micro_batches(list(lengths), 2, 1, lengths.get) == [
+        [MicroBatch((1, 3)), MicroBatch((0, 4)), MicroBatch((2,))]
+    ]
     two = micro_batches(list(lengths), 2, 2, lengths.get)
     assert two == [[MicroBatch((1, 3)), MicroBatch((2,))], [MicroBatch((0, 4)), MicroBatch((1,), counts=False)]]
     assert [[len(m.rows) for m in rank] for rank in micro_batches(list(lengths), 16, 2, lengths.get)] == [[3], [2]]
@@ -128,7 +153,11 @@ def records(folder: Path) -> list[dict]:
 def expected_losses(base: Path, one: SFTTask) -> list[float]:
     """The stage in plain torch: whole batches, AdamW, the cosine schedule with warm-up written out."""
     processor, model = load_processor(base), load_policy(base)
-    rows, order, forward = StageRows(one.stage, one.examples, processor), RowOrder(ROWS, one.config, 5), PolicyForward(model)
+    rows, order, forward = (
+        StageRows(one.stage, one.examples, processor),
+        RowOrder(ROWS, one.config, 5),
+        PolicyForward(model),
+    )
     adamw, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.0), []
     for step, factor in enumerate([1.0, 1.0, 0.5]):  # 3 steps: ceil(0.1 * 3) = 1 of warm-up, then half a cosine over 2
         adamw.param_groups[0]["lr"] = 5e-4 * factor
@@ -143,8 +172,9 @@ def expected_losses(base: Path, one: SFTTask) -> list[float]:
 
 
 @pytest.mark.engine
-def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(base: Path, pictures: list[str], tmp_path: Path,
-                                                                   cluster) -> None:
+def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(
+    base: Path, pictures: list[str], tmp_path: Path, cluster
+) -> None:
     one = task(base, tmp_path / "one", grounding(pictures))
     lines: list[str] = []
     model_folder = train_rows(one, lines.append)
@@ -164,15 +194,20 @@ def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(base: Path, 
 
 
 @pytest.mark.engine
-def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resumes(base: Path, pictures: list[str],
-                                                                                  tmp_path: Path, cluster) -> None:
+def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resumes(
+    base: Path, pictures: list[str], tmp_path: Path, cluster
+) -> None:
     late = tmp_path / "late.png"
-    rows = tuple(Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": str(row.question_id)})
-                 for row in grounding(pictures))
+    rows = tuple(
+        Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": str(row.question_id)})
+        for row in grounding(pictures)
+    )
     one = task(base, tmp_path / "two", rows, "sft2", ranks=2, zero_stage=3, gradient_checkpointing=True)
     order = RowOrder(ROWS, one.config, one.run.seed)
     victim = next(row for row in order.batch(2) if row not in order.batch(0) + order.batch(1))
-    rows = tuple(Example(**{**vars(row), "media": (str(late),)}) if index == victim else row for index, row in enumerate(rows))
+    rows = tuple(
+        Example(**{**vars(row), "media": (str(late),)}) if index == victim else row for index, row in enumerate(rows)
+    )
     one = SFTTask(one.stage, rows, one.model_folder, one.stage_folder, one.run, one.config)
 
     with pytest.raises(StageFailed, match=r"stage sft2: rank [01] failed: .*late\.png does not exist"):
@@ -183,5 +218,7 @@ def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resume
     late.write_bytes(Path(pictures[0]).read_bytes())
     train_rows(one, lambda line: None)
     assert [record["step"] for record in records(tmp_path / "two")] == [0, 1, 2]
-    assert [record["loss"] for record in records(tmp_path / "two")] == pytest.approx(expected_losses(base, one), abs=1e-4)
+    assert [record["loss"] for record in records(tmp_path / "two")] == pytest.approx(
+        expected_losses(base, one), abs=1e-4
+    )
     assert load_policy(tmp_path / "two" / "hf").state_dict().keys() == load_policy(base).state_dict().keys()
