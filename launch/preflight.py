@@ -84,14 +84,19 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
             "both are set", "data.path, data.source", "keep one: a built data folder, or a source to build from"
         )
         return
-    if config.data.source is not None and not (Path(config.data.source) / "scene.json").is_file():
-        yield Problem(
-            f"{config.data.source} holds no scene.json",
-            "data.source",
-            "name a posed-frames folder: scene.json and its pictures (configs/scannet-sample.yaml shows one)",
-        )
+    if config.data.source is not None:
+        yield from _source_problems(Path(config.data.source))
     if config.data.path is not None:
         yield from _folder_problems(Path(config.data.path))
+
+
+def _source_problems(folder: Path) -> Iterator[Problem]:
+    from data.scenes.posed_frames import SceneError, read_posed_frames
+
+    try:
+        read_posed_frames(folder)
+    except SceneError as error:
+        yield Problem(str(error), "data.source", "correct what is named; data/scenes/posed_frames.py describes the format")
 
 
 def _folder_problems(folder: Path) -> Iterator[Problem]:

@@ -44,7 +44,7 @@ def ladder(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         ),
         (["status", "nothing"], ["nothing is not a run folder"]),
         (["data", "build", "--out", "o"], ["CONFIG, or --source"]),
-        (["data", "build", "--source", "nowhere", "--out", "o"], ["nowhere holds no scene.json"]),
+        (["data", "build", "--source", "nowhere", "--out", "o"], ["nowhere: scene.json: neither the folder"]),
         (["climb"], ["invalid choice: 'climb'"]),
     ],
 )
