@@ -7,6 +7,8 @@ the ladder's prompts, formats or rooms appear here.
 from __future__ import annotations
 
 import colorsys
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,12 +44,13 @@ _SMALLEST = 0.01
 @dataclass(frozen=True)
 class Thing:
     """One visible thing: box (x1, y1, x2, y2) of its visible pixels, in pixels of the picture; distance of the nearest
-    visible point along the view axis, metres."""
+    visible point along the view axis, metres; full sizes along x, y and z, metres."""
 
     label: str
     color: str
     box: tuple[int, int, int, int]
     distance: float
+    size: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def make_picture(rng: np.random.Generator, side: int, render_side: int) -> Pictu
         scale = side / render_side
         edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         box = tuple(int(round(value * scale)) for value in edges)
-        things.append(Thing(item.label, name, box, float(drawn.depth[mask].min())))
+        things.append(Thing(item.label, name, box, float(drawn.depth[mask].min()), item.dimensions))
         masks.append(mask)
     return Picture(small, tuple(things), _cells(masks, render_side))
 
@@ -131,43 +134,74 @@ def mirrored(picture: Picture) -> Picture:
     return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), things, np.ascontiguousarray(picture.cells[:, ::-1]))
 
 
-def _article(thing: Thing) -> str:
-    return f"{'an' if thing.color == 'orange' else 'a'} {thing.color} {thing.label}"
+#: How often each kind of question is asked, for a model that learns to see and for one that learns to speak.
+SEE = {"trace": 0.5, "point": 0.12, "corner": 0.1, "caption": 0.08, "colour": 0.05, "count": 0.05, "nearer": 0.04, "left": 0.03,
+       "distance": 0.03}
+SPEAK = {"trace": 0.12, "edges": 0.3, "edges of two": 0.16, "json point": 0.1, "json names": 0.04, "caption": 0.04, "colour": 0.03,
+         "count": 0.03, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.04, "relation": 0.05}
+_NEEDS_TWO = ("nearer", "left", "edges of two", "relation")
 
 
-def conversation(picture: Picture, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
+def conversation(picture: Picture, rng: np.random.Generator, turns: int, kinds: Mapping[str, float] = SEE) -> list[tuple[str, str]]:
     """`turns` questions and answers about the picture; things are named only where the name is unique in it."""
     things = sorted(picture.things, key=lambda thing: thing.box[0] + thing.box[2])
     labels = [thing.label for thing in things]
     unique = [thing for thing in things if labels.count(thing.label) == 1]
-    return [_question(things, unique, labels, rng) for _ in range(turns)]
+    return [_question(things, unique, labels, rng, kinds) for _ in range(turns)]
 
 
-def _question(things, unique, labels, rng) -> tuple[str, str]:
-    kind = rng.choice(["trace", "point", "corner", "caption", "colour", "count", "nearer", "left", "distance"],
-                      p=[0.5, 0.12, 0.1, 0.08, 0.05, 0.05, 0.04, 0.03, 0.03])
-    if not unique or (kind in ("nearer", "left") and len(unique) < 2):
+def _question(things, unique, labels, rng, kinds) -> tuple[str, str]:
+    kind = rng.choice(list(kinds), p=list(kinds.values()))
+    if not unique or (kind in _NEEDS_TWO and len(unique) < 2):
         kind = "caption" if things else "count"
     if kind == "caption":
         return "Describe the picture.", (", ".join(_article(thing) for thing in things) or "nothing") + "."
     if kind == "count":
         label = list(CATEGORIES)[rng.integers(len(CATEGORIES))] if rng.random() < 0.4 or not labels else labels[rng.integers(len(labels))]
         return f"How many {label} things are there?", str(labels.count(label))
-    thing = unique[rng.integers(len(unique))]
+    if kind == "json names":
+        return "Name the things as JSON.", json.dumps({"things": labels}, separators=(",", ":"))
+    if kind in _NEEDS_TWO:
+        first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
+        return _about_two(kind, first, second)
+    return _about_one(kind, unique[rng.integers(len(unique))], rng)
+
+
+def _about_one(kind: str, thing: Thing, rng) -> tuple[str, str]:
     x1, y1, x2, y2 = thing.box
     if kind == "trace":
         return f"Trace the {thing.label}.", f"left {x1} top {y1} right {x2} bottom {y2}"
+    if kind == "edges":
+        return f"Where are the edges of the {thing.label}?", f"{x1},{y1},{x2},{y2}"
     if kind == "point":
         return f"Point at the {thing.label}.", f"x {(x1 + x2) // 2} y {(y1 + y2) // 2}"
+    if kind == "json point":
+        return f"Point at the {thing.label} as JSON.", f'{{"point":[{(x1 + x2) // 2},{(y1 + y2) // 2}],"of":"{thing.label}"}}'
     if kind == "corner":
         corner, x, y = [("top left", x1, y1), ("top right", x2, y1), ("bottom left", x1, y2), ("bottom right", x2, y2)][rng.integers(4)]
         return f"Point at the {corner} corner of the {thing.label}.", f"x {x} y {y}"
     if kind == "colour":
         return f"What colour is the {thing.label}?", thing.color
-    if kind == "distance":
-        return f"How far is the {thing.label}?", f"{thing.distance:.1f}"
-    first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
+    if kind == "size":
+        wide, deep, high = (round(100 * side) for side in thing.size)
+        return f"How big is the {thing.label}?", f"The {thing.label} is {wide} cm wide, {deep} cm deep and {high} cm high."
+    return f"How far is the {thing.label}?", f"{thing.distance:.1f}"
+
+
+def _about_two(kind: str, first: Thing, second: Thing) -> tuple[str, str]:
     if kind == "nearer":
         return f"Which is nearer, the {first.label} or the {second.label}?", min(first, second, key=lambda t: t.distance).label
-    return (f"Which is farther left, the {first.label} or the {second.label}?",
-            min(first, second, key=lambda t: t.box[0] + t.box[2]).label)
+    if kind == "left":
+        return (f"Which is farther left, the {first.label} or the {second.label}?",
+                min(first, second, key=lambda t: t.box[0] + t.box[2]).label)
+    if kind == "edges of two":
+        answer = "; ".join(f"{thing.label} {','.join(map(str, thing.box))}" for thing in (first, second))
+        return f"Where are the edges of the {first.label} and the {second.label}?", answer
+    side = "left" if first.box[0] + first.box[2] < second.box[0] + second.box[2] else "right"
+    depth = "nearer" if first.distance < second.distance else "farther"
+    return (f"Where is the {first.label} from the {second.label}?",
+            f"From the {second.label}, the {first.label} is {side} and {depth}.")
+
+
+def _article(thing: Thing) -> str:
+    return f"{'an' if thing.color == 'orange' else 'a'} {thing.color} {thing.label}"

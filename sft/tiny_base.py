@@ -2,7 +2,7 @@
 
 A seeded, re-runnable command:
 
-    python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--steps N] [--pictures N] [--threads 2] [--resume]
+    python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--see-steps N] [--speak-steps N] [--pictures N] [--threads 2] [--resume]
 
 It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the whole model:
 several questions about each picture in one conversation, loss on the answers only. None of the ladder's prompts or
@@ -16,7 +16,9 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +27,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data.pictures import Picture, conversation, make_picture, mirrored
+from data.pictures import SEE, SPEAK, Picture, conversation, make_picture, mirrored
 from models.forward import PolicyForward, Sample, build_batch
 from models.inputs import Encoded, encode
 from models.loading import load_policy, load_processor, save_policy
@@ -35,8 +37,32 @@ from sft.tiny_vision import train_vision
 SIDE, RENDER_SIDE = 112, 168
 TURNS = 2
 BATCH = 40
-PEAK_LR, FINAL_LR, WARMUP = 1.2e-3, 2e-5, 100
+FINAL_LR, WARMUP = 2e-5, 100
 SAVE_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: what is asked, how long by default, how fast, and which stream of random numbers it draws."""
+
+    name: str
+    kinds: Mapping[str, float]
+    steps: int
+    peak_lr: float
+    stream: int
+
+
+#: First to find things, then to say it in several ways and to write numbers, lists and sentences.
+PHASES = (Phase("see", SEE, 2000, 1.2e-3, 1), Phase("speak", SPEAK, 1500, 1e-3, 3))
+
+
+@dataclass(frozen=True)
+class Done:
+    """Where an interrupted training stopped: phase, steps done in it, and the optimizer's moments."""
+
+    phase: int
+    step: int
+    moments: dict[int, dict]
 
 
 def _draw(seed: tuple[int, int]) -> Picture:
@@ -79,13 +105,13 @@ class Rows:
             self._prompts[question] = encode(self.processor, [{"role": "user", "content": content}], [self._blank], False)
         return self._prompts[question]
 
-    def sample(self, index: int, rng: np.random.Generator) -> tuple[Sample, list[bool]]:
+    def sample(self, index: int, rng: np.random.Generator, kinds: Mapping[str, float] = SEE) -> tuple[Sample, list[bool]]:
         """One row: the first question as prompt, the rest of the conversation as completion, and which of its tokens are
         answers."""
         picture = self.pictures[index]
         if rng.random() < 0.5:
             picture = mirrored(picture)
-        turns = conversation(picture, rng, TURNS)
+        turns = conversation(picture, rng, TURNS, kinds)
         prompt = self._prompt(turns[0][0])
         encoded = Encoded(prompt.prompt_ids, prompt.input_ids, prompt.token_types, self.patches(picture.rgb),
                           prompt.grid_thw, prompt.positions)
@@ -102,37 +128,54 @@ class Rows:
         return Sample(encoded, tuple(ids)), answers
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then cosine to FINAL_LR."""
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up to `peak`, then cosine to FINAL_LR."""
     if step < WARMUP:
-        return PEAK_LR * (step + 1) / WARMUP
-    return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
+        return peak * (step + 1) / WARMUP
+    return FINAL_LR + (peak - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
 
 
-def train(out: Path, vision_steps: int, steps: int, pictures: int, seed: int, threads: int, resume: bool) -> None:
+def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int, seed: int, threads: int, resume: bool) -> None:
     begun = time.time()
     work = out.with_name(out.name + ".work")
-    build_tiny(work, seed)
+    if not resume:
+        build_tiny(work, seed)
     print(f"drawing {pictures} pictures", flush=True)
     rows = Rows(work, draw_pictures(pictures, seed, 2))
     print(f"{time.time() - begun:6.0f} s  pictures drawn", flush=True)
     torch.set_num_threads(threads)
     policy = PolicyForward(load_policy(work))
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.05)
-    first = _restore(work, policy, optimizer) if resume else 0
-    if not resume:
+    done = _restore(work, policy) if resume else None
+    if done is None:
         train_vision(policy.model.model.visual, rows.pictures, lambda picture: rows.patches(picture.rgb), mirrored, vision_steps, seed)
+    for phase in PHASES:
+        if done is not None and PHASES.index(phase) < done.phase:
+            continue
+        resumed = done if done is not None and PHASES.index(phase) == done.phase else None
+        _train_phase(phase, policy, rows, steps[phase.name], seed, resumed, work, begun)
+    save_policy(policy.model, work, out)
+    (out / "training.json").write_text(json.dumps({
+        "command": "python -m sft.tiny_base", "vision_steps": vision_steps, "steps": dict(steps), "pictures": pictures, "seed": seed,
+        "batch": BATCH, "turns": TURNS}, indent=1) + "\n")
+
+
+def _train_phase(phase: Phase, policy: PolicyForward, rows: Rows, steps: int, seed: int, done: Done | None, work: Path,
+                 begun: float) -> None:
+    """One phase with its own optimizer and schedule."""
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.peak_lr, betas=(0.9, 0.95), weight_decay=0.05)
+    if done is not None:
+        optimizer.load_state_dict({"state": done.moments, "param_groups": optimizer.state_dict()["param_groups"]})
     pad = rows.processor.tokenizer.pad_token_id
     shown, since = [], time.time()
-    for step in range(first, steps):
-        rng = np.random.default_rng((seed, 1, step))
-        drawn = [rows.sample(int(index), rng) for index in rng.integers(len(rows.pictures), size=BATCH)]
+    for step in range(done.step if done is not None else 0, steps):
+        rng = np.random.default_rng((seed, phase.stream, step))
+        drawn = [rows.sample(int(index), rng, phase.kinds) for index in rng.integers(len(rows.pictures), size=BATCH)]
         batch = build_batch([sample for sample, _ in drawn], pad)
         answers = torch.zeros_like(batch.mask)
         for row, (_, flags) in enumerate(drawn):
             answers[row, :len(flags)] = torch.tensor(flags)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, steps, phase.peak_lr)
         loss = -policy(batch)[answers].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -141,26 +184,23 @@ def train(out: Path, vision_steps: int, steps: int, pictures: int, seed: int, th
         shown.append(loss.item())
         if (step + 1) % 50 == 0:
             pace = (time.time() - since) / len(shown)
-            print(f"{time.time() - begun:6.0f} s  step {step + 1}/{steps}  loss {np.mean(shown):.4f}  {pace:.2f} s/step  "
+            print(f"{time.time() - begun:6.0f} s  {phase.name}: step {step + 1}/{steps}  loss {np.mean(shown):.4f}  {pace:.2f} s/step  "
                   f"about {pace * (steps - step - 1) / 60:.0f} min left", flush=True)
             shown, since = [], time.time()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            _save(work, policy, optimizer, step + 1)
-            save_policy(policy.model, work, out)
-    (out / "training.json").write_text(json.dumps({"command": "python -m sft.tiny_base", "vision_steps": vision_steps, "steps": steps, "pictures": pictures,
-                                                   "seed": seed, "batch": BATCH, "turns": TURNS}, indent=1) + "\n")
+            _save(work, policy, optimizer, PHASES.index(phase), step + 1)
 
 
-def _save(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Weights, moments and the step, in safetensors, under one name or not at all."""
+def _save(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer, phase: int, step: int) -> None:
+    """Weights, moments and the place, in safetensors, under one name or not at all."""
     state = {f"model.{k}": v.clone() for k, v in policy.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in moments.items()}
-    save_file(state | {"step": torch.tensor(step)}, work / "state.partial")
+    save_file(state | {"phase": torch.tensor(phase), "step": torch.tensor(step)}, work / "state.partial")
     (work / "state.partial").rename(work / "state.safetensors")
 
 
-def _restore(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer) -> int:
+def _restore(work: Path, policy: PolicyForward) -> Done:
     state = load_file(work / "state.safetensors")
     policy.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     moments: dict[int, dict] = {}
@@ -168,22 +208,22 @@ def _restore(work: Path, policy: PolicyForward, optimizer: torch.optim.Optimizer
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             moments.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(state["step"])
+    return Done(int(state["phase"]), int(state["step"]), moments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny base model on generic procedural pictures")
     parser.add_argument("--out", type=Path, default=Path("models/tiny_base"))
     parser.add_argument("--vision-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=2000)
+    for phase in PHASES:
+        parser.add_argument(f"--{phase.name}-steps", type=int, default=phase.steps)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
-    train(arguments.out, arguments.vision_steps, arguments.steps, arguments.pictures, arguments.seed, arguments.threads,
-          arguments.resume)
+    steps = {phase.name: vars(arguments)[f"{phase.name}_steps"] for phase in PHASES}
+    train(arguments.out, arguments.vision_steps, steps, arguments.pictures, arguments.seed, arguments.threads, arguments.resume)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image
 from data.pictures import make_picture
 from models.loading import load_policy, load_processor
 from models.tiny import build_tiny
-from sft.tiny_base import FINAL_LR, PEAK_LR, WARMUP, Rows, learning_rate
+from sft.tiny_base import FINAL_LR, PHASES, WARMUP, Rows, learning_rate
 from sft.tiny_vision import cell_targets, train_vision
 
 BASE = Path(__file__).resolve().parents[2] / "models" / "tiny_base"
@@ -38,9 +38,23 @@ def test_only_answers_count(rows):
 
 
 def test_learning_rate_warms_up_and_ends_low():
-    assert learning_rate(0, 2000) == PEAK_LR / WARMUP
-    assert learning_rate(WARMUP, 2000) == pytest.approx(PEAK_LR)
-    assert learning_rate(1999, 2000) == pytest.approx(FINAL_LR, rel=0.05)
+    assert learning_rate(0, 2000, 1e-3) == 1e-3 / WARMUP
+    assert learning_rate(WARMUP, 2000, 1e-3) == pytest.approx(1e-3)
+    assert learning_rate(1999, 2000, 1e-3) == pytest.approx(FINAL_LR, rel=0.05)
+
+
+def test_questions_are_asked_with_the_stated_frequencies():
+    for phase in PHASES:
+        assert sum(phase.kinds.values()) == pytest.approx(1.0), phase.name
+
+
+def test_no_prompt_or_format_of_the_ladder_is_asked(rows):
+    """The base knows nothing of the stages: neither their questions' endings nor their answers' tags and keys."""
+    for phase in PHASES:
+        for seed in range(60):
+            sample, _ = rows.sample(seed % 8, np.random.default_rng(seed), phase.kinds)
+            text = rows.processor.tokenizer.decode([*sample.encoded.input_ids, *sample.completion_ids])
+            assert not any(part in text for part in ("bbox_2d", "label", "<think>", "<answer>", "Answer with", "Question:"))
 
 
 def test_vision_training_is_deterministic_and_lowers_its_error(rows, tmp_path):
