@@ -100,8 +100,9 @@ def _final_status(client, job: str, limit: float = STOP_SECONDS):
 
 @contextmanager
 def _terminations_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal clean up like Ctrl-C does."""
-    before = {name: signal.signal(name, signal.default_int_handler) for name in (signal.SIGTERM, signal.SIGHUP)}
+    """SIGTERM and a closed terminal clean up like Ctrl-C does, unless they were ignored from the start (nohup)."""
+    heard = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is not signal.SIG_IGN]
+    before = {name: signal.signal(name, signal.default_int_handler) for name in heard}
     try:
         yield
     finally:
