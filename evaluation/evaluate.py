@@ -41,6 +41,8 @@ from models.inputs import image_size, processed_size, prompt_token_ids
 When = Literal["before", "after"]
 #: Prompts of one call to a worker, and calls in flight per worker: they fill an engine and show progress.
 CHUNK, IN_FLIGHT = 16, 4
+#: Seconds between two progress lines.
+PROGRESS_SECONDS = 4.0
 
 
 class Answer(Protocol):
@@ -180,7 +182,8 @@ async def _ask_all(
     waiting = deque(range(0, len(requests), CHUNK))
     answers: list[Answer | None] = [None] * len(requests)
     running: dict[asyncio.Task, tuple[int, int]] = {}  # task -> (worker, first request of the chunk)
-    started, answered = time.monotonic(), 0
+    told = started = time.monotonic()
+    answered = 0
 
     def launch(worker: int) -> None:
         start = waiting.popleft()
@@ -204,7 +207,9 @@ async def _ask_all(
                 answered += len(chunk)
                 if waiting:
                     launch(worker)
-            progress(f"{answered}/{len(requests)} rows, {answered / max(time.monotonic() - started, 1e-9):.1f} rows/s")
+            if (now := time.monotonic()) - told >= PROGRESS_SECONDS or not running:
+                told = now
+                progress(f"{answered}/{len(requests)} rows, {answered / max(now - started, 1e-9):.1f} rows/s")
     finally:
         for task in running:
             task.cancel()
