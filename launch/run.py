@@ -141,14 +141,14 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 @contextmanager
 def connected(config: RunConfig, say: Progress) -> Iterator[Capacity]:
     """A Ray driver on the cluster of RAY_ADDRESS (set inside jobs), else on a cluster of our own that ends with us."""
-    import ray
-
     from launch.cluster import LocalCluster, adopt_token
     from launch.engines import engine_environment
 
     variables = engine_environment(config)
     os.environ.update({name: value for name, value in variables.items() if name not in os.environ})
     adopt_token()
+    import ray  # it reads the authentication mode when it is imported
+
     cluster = None if _address() else LocalCluster(say)
     try:
         address = cluster.start() if cluster else _address()

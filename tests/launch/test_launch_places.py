@@ -34,3 +34,16 @@ def test_runs_lie_below_home_and_inputs_where_they_are(tmp_path, monkeypatch):
     assert absolute.model.path == str(copy / "models" / "tiny")  # came along with the job
     assert absolute.data.source == str(base / ".." / "far") and absolute.data.path is None
     assert config.model.path == "models/tiny"
+
+
+def test_the_token_is_adopted_before_ray_is_imported():
+    """Ray reads the authentication mode at import; adopting a token later leaves the driver without it."""
+    code = (
+        "import sys, launch.cluster, launch.run\n"
+        "from configs.schema import RunConfig\n"
+        "def adopt(): print('ray' in sys.modules); raise SystemExit\n"
+        "launch.cluster.adopt_token = adopt\n"
+        "launch.run.connected(RunConfig(), print).__enter__()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    assert done.stdout.strip() == "False", done.stderr
