@@ -1,5 +1,7 @@
 """Where relative paths lead: outside a job, inside one, with and without a checkout."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from configs.schema import RunConfig
