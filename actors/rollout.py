@@ -10,7 +10,7 @@ What holds
     * Requests in flight during an update are frozen and continue on the new weights; their answers are handed out only
       after the proof, and `Generation.version` is the oldest version among their tokens.
     * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update.
-    * Log-probs are those the tokens were drawn from: after temperature, bans (and top-p, when below 1).
+    * Log-probs are those the tokens were drawn from: after temperature and bans.
     * A prompt is one request with n = G; its pictures are read from disk once and encoded once.
 
 The engine belongs to the event loop that ran `start`: under Ray, use one plain async actor with `max_concurrency` > 1
@@ -65,7 +65,7 @@ class RolloutRequest:
     """One prompt to sample: ids with ONE placeholder per medium, media by path, and how to sample.
 
     `media` are the image files in order, or the frames of one video. Completion i of n is drawn with seed + i.
-    `greedy` takes the most likely token and ignores temperature and top_p.
+    `greedy` takes the most likely token and ignores the temperature.
     """
 
     request_id: str
@@ -329,7 +329,6 @@ class RolloutWorker:
             n=request.n,
             seed=request.seed,
             temperature=0.0 if request.greedy else request.sampling.temperature,
-            top_p=1.0 if request.greedy else request.sampling.top_p,
             max_tokens=request.sampling.max_new_tokens,
             stop_token_ids=[self._end],
             logit_bias={token: BAN_BIAS for token in self._banned},

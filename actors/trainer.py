@@ -100,11 +100,6 @@ def train_policy(
 ) -> Path:
     """`run_grpo` on rows already read."""
     check_model_folder(model_folder)
-    if config.grpo.sampling.top_p < 1:
-        raise ValueError(
-            f"grpo.sampling.top_p is {config.grpo.sampling.top_p}: the learner cannot recompute the log-probs "
-            "of a cut distribution; set it to 1"
-        )
     record = StageRecord(stage_folder, identity_of(config, examples, model_folder))
     if record.finished:
         say("grpo: already trained")

@@ -87,8 +87,7 @@ class SFTConfig(Section):
 
 
 class SamplingConfig(Section):
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, gt=0, le=2)
     max_new_tokens: int = Field(1024, ge=1)
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from data.records import frame_records
 from data.scenes.furniture import CATEGORIES, build, place
 from data.scenes.render import Backdrop, render
-from data.scenes.types import Camera
+from data.scenes.types import Camera, Frame, Scene, SceneObject
 
 #: Colour names and their linear RGB.
 PALETTE: dict[str, tuple[float, float, float]] = {
@@ -29,22 +30,39 @@ TYPICAL = {"chair": "orange", "table": "brown", "sofa": "blue", "bed": "red", "l
            "shelf": "purple", "fridge": "white", "plant": "green", "bin": "grey", "stool": "pink", "tv": "black"}
 
 
-#: How many pieces a picture is furnished with, drawn uniformly from this tuple: pictures of one or two things come
-#: often, because they teach where a thing is before the model can tell things apart.
-THINGS = (1, 1, 1, 2, 2, 3, 4, 5, 6)
+@dataclass(frozen=True)
+class Setting:
+    """How a picture is composed: numbers of pieces, drawn uniformly; where they stand, x to either side and y from 0 away
+    from the camera, metres; ranges of the eye's x, y and z, of the point it looks at, and of the angle of view, degrees."""
+
+    pieces: tuple[int, ...]
+    spread: tuple[float, float]
+    eye: tuple[tuple[float, float], ...]
+    target: tuple[tuple[float, float], ...]
+    degrees: tuple[float, float]
+
+
+#: A few things in the middle, which teach where a thing is before the model can tell things apart; and many, anywhere,
+#: hiding one another and cut by the border.
+SETTINGS = (
+    Setting((1, 1, 1, 2, 2, 3, 4, 5, 6), (1.5, 2.6), ((-0.9, 0.9), (-2.3, -1.0), (1.1, 2.0)), ((-0.5, 0.5), (1.0, 2.0), (0.3, 0.9)),
+            (55, 72)),
+    Setting((3, 4, 5, 6, 7, 8), (2.4, 4.2), ((-1.5, 1.5), (-1.4, -0.5), (1.2, 1.9)), ((-1.6, 1.6), (1.0, 3.0), (0.2, 1.1)), (65, 75)),
+)
 
 
 #: Cells per side of the coarse map of a picture: the visual tokens of a 112 x 112 picture.
 CELLS = 4
 _CELL_COVER = 0.1
-#: Least share of the picture that a thing must cover to be spoken of.
-_SMALLEST = 0.01
+#: Least share of the picture that a thing's visible pixels must cover, and least share of the thing that must show, for it
+#: to be spoken of.
+_SMALLEST, _LEAST_VISIBLE = 0.008, 0.3
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One visible thing: box (x1, y1, x2, y2) of its visible pixels, in pixels of the picture; distance of the nearest
-    visible point along the view axis, metres; full sizes along x, y and z, metres."""
+    """One visible thing: box (x1, y1, x2, y2) of its pixels inside the picture, hidden ones too, in pixels of the picture;
+    distance of the nearest visible point along the view axis, metres; full sizes along x, y and z, metres."""
 
     label: str
     color: str
@@ -80,40 +98,46 @@ def _backdrop(rng: np.random.Generator) -> tuple[Backdrop, tuple | None]:
     tint = lambda low, high: colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.35), rng.uniform(low, high))
     room = None
     if rng.random() < 0.6:
-        x, y = rng.uniform(1.6, 3.4), rng.uniform(3.5, 6.5)
+        x, y = rng.uniform(2.2, 3.6), rng.uniform(4.5, 7.0)
         room = ((-x, -3.5, 0.0), (x, y, rng.uniform(2.3, 3.0)))
     return Backdrop(tint(0.6, 1.0), tint(0.35, 0.8), tint(0.8, 1.0)), room
 
 
-def make_picture(rng: np.random.Generator, side: int, render_side: int) -> Picture:
-    """Draw one picture at `render_side` and shrink it to `side`; boxes are in the small picture."""
-    backdrop, room = _backdrop(rng)
+def _furnish(setting: Setting, rng: np.random.Generator) -> tuple[list[SceneObject], list[str]]:
+    """Pieces that do not touch, ids in order, and the names of their colours."""
     labels, objects, names = list(CATEGORIES), [], []
-    for index in range(int(rng.choice(THINGS))):
+    (aside, away), count = setting.spread, int(rng.choice(setting.pieces))
+    for index in range(count):
         label = labels[rng.integers(len(labels))]
         name = TYPICAL[label] if rng.random() < 0.8 else list(PALETTE)[rng.integers(len(PALETTE))]
         color = None if name == TYPICAL[label] else tuple(np.clip(np.add(PALETTE[name], rng.uniform(-0.05, 0.05, 3)), 0, 1))
         item = build(label, rng, color)
         for _ in range(20):
-            placed = place(item, rng.uniform(-1.5, 1.5), rng.uniform(0.0, 2.6), int(rng.integers(4)), index)
+            placed = place(item, rng.uniform(-aside, aside), rng.uniform(0.0, away), int(rng.integers(4)), index)
             if all(max(abs(np.subtract(placed.center, other.center))[:2] - np.add(placed.dimensions, other.dimensions)[:2] / 2) > 0.05
                    for other in objects):
                 objects.append(replace(placed, id=len(objects)))
                 names.append(name)
                 break
-    eye = (rng.uniform(-0.9, 0.9), rng.uniform(-2.3, -1.0), rng.uniform(1.1, 2.0))
-    target = (rng.uniform(-0.5, 0.5), rng.uniform(1.0, 2.0), rng.uniform(0.3, 0.9))
-    drawn = render(objects, look_at(eye, target, render_side, rng.uniform(55, 72)), room, backdrop)
+    return objects, names
+
+
+def make_picture(rng: np.random.Generator, side: int, render_side: int) -> Picture:
+    """Draw one picture at `render_side` and shrink it to `side`; boxes are in the small picture."""
+    backdrop, room = _backdrop(rng)
+    setting = SETTINGS[rng.integers(len(SETTINGS))]
+    objects, names = _furnish(setting, rng)
+    eye, target = ([rng.uniform(*axis) for axis in point] for point in (setting.eye, setting.target))
+    camera = look_at(eye, target, render_side, rng.uniform(*setting.degrees))
+    drawn = render(objects, camera, room, backdrop)
     small = np.asarray(Image.fromarray(drawn.rgb).resize((side, side), Image.Resampling.BICUBIC))
+    records = {record.object_id: record for record in frame_records(Scene("picture", tuple(objects), (), room), Frame("000", camera))}
     things, masks = [], []
     for item, name in zip(objects, names):
-        mask = drawn.instance == item.id
-        if mask.sum() < render_side**2 * _SMALLEST:
+        mask, record = drawn.instance == item.id, records.get(item.id)
+        if record is None or mask.sum() < render_side**2 * _SMALLEST or record.visibility < _LEAST_VISIBLE:
             continue
-        rows, columns = np.nonzero(mask)
-        scale = side / render_side
-        edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        box = tuple(int(round(value * scale)) for value in edges)
+        box = tuple(int(round(float(value) * side / render_side)) for value in record.box2d)
         things.append(Thing(item.label, name, box, float(drawn.depth[mask].min()), item.dimensions))
         masks.append(mask)
     return Picture(small, tuple(things), _cells(masks, render_side))

@@ -11,8 +11,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.schema import RunConfig, SFTConfig, StageName
+
+if TYPE_CHECKING:
+    from data.reading import Split
 
 SPLITS = ("train", "heldout")
 FREE_MARGIN = 1 << 30  # bytes kept free beside the estimate
@@ -87,7 +91,7 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     if config.data.source is not None:
         yield from _source_problems(Path(config.data.source))
     if config.data.path is not None:
-        yield from _folder_problems(Path(config.data.path))
+        yield from _folder_problems(config, Path(config.data.path))
 
 
 def _source_problems(folder: Path) -> Iterator[Problem]:
@@ -99,18 +103,52 @@ def _source_problems(folder: Path) -> Iterator[Problem]:
         yield Problem(str(error), "data.source", "correct what is named; data/scenes/posed_frames.py describes the format")
 
 
-def _folder_problems(folder: Path) -> Iterator[Problem]:
+def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
     from data.reading import DataError, check_media, load_split
 
+    splits = {}
     for split in SPLITS:
         try:
-            check_media(load_split(folder, split).examples)
+            splits[split] = load_split(folder, split)
+            check_media(splits[split].examples)
         except DataError as error:
             yield Problem(
                 str(error).replace("\n", "\n    "),
                 f"data.path, {split}/",
                 "correct what is named, or build the folder again with `ladder data build`",
             )
+    if len(splits) == len(SPLITS):
+        yield from row_problems(config, folder, **splits)
+
+
+def check_rows(config: RunConfig, folder: Path) -> None:
+    """Raises PreflightError when a data folder that was just built lacks rows for a stage."""
+    from data.reading import load_split
+
+    problems = [*row_problems(config, folder, **{split: load_split(folder, split) for split in SPLITS})]
+    if problems:
+        raise PreflightError(problems)
+
+
+def row_problems(config: RunConfig, folder: Path, train: Split, heldout: Split) -> Iterator[Problem]:
+    """Stages that would find no rows to train on or to be measured on, or too few for one step."""
+    per_step = config.grpo.prompts_per_step
+    needs = {  # rows of the stage, how many one step takes, rows it is measured on
+        "sft1": (len(train.grounding), 1, len(heldout.grounding), "localisation"),
+        "sft2": (len(train.spatial), 1, len(heldout.spatial), "spatial"),
+        "coldstart": (len(train.coldstart), 1, len(heldout.spatial) + len(heldout.grounding), "cold-start"),
+        "grpo": (len(train.spatial) + len(train.grounding), per_step, len(heldout.spatial) + len(heldout.grounding),
+                 "spatial or localisation"),
+    }
+    for stage in config.stages:
+        have, want, measured, kind = needs[stage]
+        if have < want:
+            lower = "lower grpo.prompts_per_step, " if have else ""
+            yield Problem(f"stage {stage} needs at least {want} {kind} rows to train on, there are {have}", f"{folder}/train",
+                          f"{lower}build more rooms (data.rooms, data.construction), or leave the stage out of `stages`")
+        if not measured:
+            yield Problem(f"stage {stage} has no held-out rows to be measured on", f"{folder}/heldout",
+                          "build held-out rooms (data.rooms.heldout_rooms), or leave the stage out of `stages`")
 
 
 def resource_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.schema import RunConfig, StageName
 from launch import stages as rooms
 from launch.places import run_path, with_absolute_paths
-from launch.preflight import Capacity, check, local_capacity
+from launch.preflight import Capacity, check, check_rows, local_capacity
 from launch.progress import Progress
 from launch.run_folder import CONFIG, DATA_STAGE, RunFolder, RunFolderError, fingerprint
 from launch.summary import local_hardware, results_table, write_summary
@@ -69,6 +69,7 @@ def finished(config: RunConfig, say: Progress) -> bool:
 def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], evaluators, say: Progress) -> None:
     """Walks the stages of the configuration in order; `config` has absolute paths."""
     data = _data(folder, config, say)
+    check_rows(config, data)
     data_hash = fingerprint(data, DATA_FILES)
     base = Path(config.model.path)
     for number, stage in enumerate(config.stages, start=1):

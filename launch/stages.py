@@ -115,7 +115,7 @@ def stage_rows(config: RunConfig, metric: str, split) -> tuple:
         "accuracy": (split.spatial,),
         "think": (split.spatial, split.grounding),
     }
-    return tuple(row for part in parts[metric] for row in heldout_rows(part, n, seed))
+    return tuple(row for part in parts[metric] if part for row in heldout_rows(part, n, seed))
 
 
 def stage_metrics(folder: Path, seed: int) -> Mapping[str, Any]:

@@ -53,7 +53,7 @@ class Phase:
 
 
 #: First to find things, then to say it in several ways and to write numbers, lists and sentences.
-PHASES = (Phase("see", SEE, 2000, 1.2e-3, 1), Phase("speak", SPEAK, 1500, 1e-3, 3))
+PHASES = (Phase("see", SEE, 1600, 1.2e-3, 1), Phase("speak", SPEAK, 1600, 1e-3, 3))
 
 
 @dataclass(frozen=True)
@@ -214,10 +214,10 @@ def _restore(work: Path, policy: PolicyForward) -> Done:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny base model on generic procedural pictures")
     parser.add_argument("--out", type=Path, default=Path("models/tiny_base"))
-    parser.add_argument("--vision-steps", type=int, default=1500)
+    parser.add_argument("--vision-steps", type=int, default=5000)
     for phase in PHASES:
         parser.add_argument(f"--{phase.name}-steps", type=int, default=phase.steps)
-    parser.add_argument("--pictures", type=int, default=12000)
+    parser.add_argument("--pictures", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")

@@ -143,14 +143,6 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
         StageRecord(tmp_path, "other").resume()
 
 
-def test_a_cut_distribution_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    base = build_tiny(tmp_path / "model")
-    config = RunConfig(grpo=GRPOConfig(sampling=SamplingConfig(top_p=0.9)))
-    with pytest.raises(ValueError, match="top_p is 0.9"):
-        train_policy(config, [row(index) for index in range(8)], base, tmp_path / "grpo", print)
-    assert not (tmp_path / "grpo").exists()
-
-
 def digit_writer(folder: Path, rows: list[Example]) -> Path:
     """A tiny model that has learned to answer every row with one to four random digits and to stop."""
     base = build_tiny(folder, seed=0, init_std=0.05)

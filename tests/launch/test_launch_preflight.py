@@ -11,6 +11,7 @@ from launch.preflight import (
     Capacity,
     PreflightError,
     check,
+    check_rows,
     data_problems,
     model_problems,
     resource_problems,
@@ -56,7 +57,9 @@ def data_folder(tmp_path):
 
 
 def test_good_inputs_pass(tmp_path, model_folder, data_folder):
-    check(config(model={"path": str(model_folder)}, data={"path": str(data_folder)}), TWO_CPUS, tmp_path / "runs" / "r")
+    good = config(model={"path": str(model_folder)}, data={"path": str(data_folder)}, stages=["sft2", "grpo"],
+                  grpo={"prompts_per_step": 1})
+    check(good, TWO_CPUS, tmp_path / "runs" / "r")
     assert not (tmp_path / "runs").exists()
 
 
@@ -67,11 +70,26 @@ def test_a_model_without_processor(model_folder):
     assert problem.where == "model.path" and "processor" in problem.remedy
 
 
+def test_stages_without_enough_rows_are_named(data_folder):
+    (data_folder / "heldout" / "spld_spatial_data.jsonl").write_text("")
+    with pytest.raises(PreflightError) as refused:
+        check_rows(config(stages=["sft1", "sft2", "grpo"], grpo={"prompts_per_step": 2}), data_folder)
+    told = [(problem.where.rsplit("/", 1)[1], problem.what) for problem in refused.value.problems]
+    assert told == [
+        ("train", "stage sft1 needs at least 1 localisation rows to train on, there are 0"),
+        ("heldout", "stage sft1 has no held-out rows to be measured on"),
+        ("heldout", "stage sft2 has no held-out rows to be measured on"),
+        ("train", "stage grpo needs at least 2 spatial or localisation rows to train on, there are 1"),
+        ("heldout", "stage grpo has no held-out rows to be measured on"),
+    ]
+    assert "lower grpo.prompts_per_step" in refused.value.problems[3].remedy
+
+
 def test_a_row_that_breaks_the_schema_is_named_by_file_line_and_field(data_folder):
     path = data_folder / "train" / "spld_spatial_data.jsonl"
     row = json.loads(path.read_text())
     path.write_text(path.read_text() + json.dumps(row | {"question_id": 1, "question_type": "object colour"}) + "\n")
-    (problem,) = data_problems(config(data={"path": str(data_folder)}))
+    (problem,) = data_problems(config(data={"path": str(data_folder)}, stages=["sft2"]))
     assert str(path) in problem.what and "line 2" in problem.what and "question_type" in problem.what
     assert problem.where == "data.path, train/"
 
@@ -83,13 +101,13 @@ def test_a_picture_that_cannot_be_used(data_folder, damage):
         picture.unlink()
     else:
         picture.write_bytes(picture.read_bytes()[:40])
-    (problem,) = data_problems(config(data={"path": str(data_folder)}))
+    (problem,) = data_problems(config(data={"path": str(data_folder)}, stages=["sft2"]))
     assert str(picture) in problem.what and problem.where == "data.path, heldout/"
 
 
 def test_a_missing_split_and_a_source_without_scene(data_folder, tmp_path):
     shutil.rmtree(data_folder / "heldout")
-    (problem,) = data_problems(config(data={"path": str(data_folder)}))
+    (problem,) = data_problems(config(data={"path": str(data_folder)}, stages=["sft2"]))
     assert "heldout" in problem.what and "missing" in problem.what
     (problem,) = data_problems(config(data={"source": str(tmp_path)}))
     assert "scene.json" in problem.what
