@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from models.inputs import Encoded
+from models.vision_attention import batch_vision_attention
 
 #: Completion positions whose logits exist at the same time.
 HEAD_CHUNK = 4096
@@ -98,6 +99,7 @@ class PolicyForward(nn.Module):
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
         super().__init__()
+        batch_vision_attention(model)
         self.model = model
 
     def forward(self, batch: PolicyBatch, temperature: float = 1.0, banned: Sequence[int] = ()) -> torch.Tensor:
