@@ -1,17 +1,15 @@
 """Waiting that ends: deadlines on silence, not on total time, and errors that say who waited for what.
 
 A wait fails when nothing has progressed for `silence_seconds`. Progress is any change of the value that `progress`
-returns (tokens generated, rows scored, files written), or the arrival of one of several results. A slow step that
-moves is never killed; a step that hangs is, whatever its size.
+returns (tokens generated, rows scored, files written), or the arrival of one of several results. What reports no
+progress in between (an optimizer step, a checkpoint) has the limit for itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Any, Awaitable, Callable, Hashable, Mapping, TypeVar
+from typing import Any, Callable, Hashable, Mapping, TypeVar
 
-T = TypeVar("T")
 Label = TypeVar("Label", bound=Hashable)
 POLL_SECONDS = 1.0
 
@@ -49,35 +47,6 @@ class Silence:
     @property
     def exceeded(self) -> bool:
         return self.seconds >= self.limit
-
-
-async def wait_with_progress(
-    awaitable: Awaitable[T],
-    *,
-    who: str,
-    what: str,
-    silence_seconds: float,
-    progress: Callable[[], object] | None = None,
-    poll_seconds: float = POLL_SECONDS,
-) -> T:
-    """Await a result; cancel it and raise DeadlineExceeded once `progress()` has not changed for `silence_seconds`.
-
-    Without `progress` the limit is on the whole wait.
-    """
-    silence = Silence(silence_seconds)
-    task = asyncio.ensure_future(awaitable)
-    try:
-        while True:
-            done, _ = await asyncio.wait({task}, timeout=min(poll_seconds, silence_seconds))
-            if done:
-                return task.result()
-            if progress is not None:
-                silence.observe(progress())
-            if silence.exceeded:
-                raise _exceeded(who, what, silence)
-    finally:
-        if not task.done():
-            task.cancel()
 
 
 class RayWait:

@@ -34,7 +34,8 @@ class PromptSchedule:
         others = [index for index, example in enumerate(examples) if not example.is_localization]
         self._pools = (boxes, others)
         self._share = config.localization_share if boxes and others else float(bool(boxes))
-        self.steps = config.steps if config.steps is not None else len(examples) // config.prompts_per_step
+        drawn = sum(len(pool) for pool, share in zip(self._pools, (self._share, 1 - self._share), strict=True) if share > 0)
+        self.steps = config.steps if config.steps is not None else max(1, drawn // config.prompts_per_step)
         self._epochs: dict[tuple[int, int], list[int]] = {}
 
     def take(self, step: int) -> tuple[Example, ...]:
@@ -45,9 +46,9 @@ class PromptSchedule:
         chosen = [self._draw(0, place) for place in boxes] + [self._draw(1, place) for place in others]
         return tuple(self._examples[index] for index in chosen)
 
-    def sampling_seed(self, step: int, example: Example) -> int:
-        """Seed of the request for that prompt in that step; the same whoever serves it, however often."""
-        return zlib.crc32(f"{self._seed}:{step}:{example.id}".encode()) % _SEED_RANGE
+    def sampling_seed(self, step: int, place: int) -> int:
+        """Seed of the request for the prompt at that place of that step; the same whoever serves it, however often."""
+        return zlib.crc32(f"{self._seed}:{step}:{place}".encode()) % _SEED_RANGE
 
     def _boxes_before(self, prompts: int) -> int:
         return int(prompts * self._share + 0.5)

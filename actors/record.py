@@ -25,7 +25,7 @@ METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trai
 
 
 class CheckpointMismatch(RuntimeError):
-    """The folder holds the work of other settings, rows or another model. Nothing was changed."""
+    """The folder holds unfinished work of other settings, rows or another model. Nothing was changed."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from rewards.compose import score_completion
-from rewards.contract import CustomReward, load_reward
+from rewards.contract import CustomReward, load_rewards
 from rewards.errors import RewardContractError
 from rewards.outcome import Score
 from rewards.settings import RewardSettings
@@ -73,7 +73,7 @@ def serve(connection: Connection) -> None:
     """Answer until the parent closes the socket."""
     settings, locations = connection.recv()
     try:
-        custom = [load_reward(location) for location in locations]
+        custom = load_rewards(locations)
     except RewardContractError as error:
         connection.send(("refused", str(error)))
         return

@@ -333,6 +333,7 @@ class RolloutWorker:
             stop_token_ids=[self._end],
             logit_bias={token: BAN_BIAS for token in self._banned},
             logprobs=0,
+            skip_special_tokens=False,  # the format reward must see what the policy really wrote
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 

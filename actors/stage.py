@@ -6,7 +6,8 @@
                                 └─── versions in shared memory, named by a manifest ──▶ RolloutWorkers
 
 What holds
-    * Every wait has a deadline on silence and says who waited for what (`actors.deadlines`).
+    * Every wait has a deadline on silence and says who waited for what (`actors.deadlines`). Generations report the
+      tokens computed, scores their groups; a learner's call reports only its end.
     * A worker generates only with a version it has proved: `sync` publishes, updates, runs the canary and compares its
       log-probs with the learner's before it returns.
     * A group is scored as soon as it is generated: the reward calls are queued on the generations, not on the trainer.
@@ -16,9 +17,10 @@ What holds
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,10 @@ class StageActors:
             for index in range(rollout.workers)
         ]
         self._reward = (
-            ray.remote(RewardActor).options(num_cpus=reward.num_cpus, max_concurrency=reward.processes).remote(reward)
+            # A group whose generation comes first is scored first, whatever was queued before it.
+            ray.remote(RewardActor)
+            .options(num_cpus=reward.num_cpus, max_concurrency=reward.processes, allow_out_of_order_execution=True)
+            .remote(reward)
         )
         self._learners = [
             ray.remote(Learner)
@@ -98,6 +103,7 @@ class StageActors:
             for rank in range(learner.ranks)
         ]
         self._encoded_pictures = 0
+        self._computed = [0] * rollout.workers
 
     @property
     def workers(self) -> int:
@@ -130,6 +136,7 @@ class StageActors:
 
     def roll_out(self, tasks: Sequence[PromptTask]) -> Rollouts:
         """One request with n = G per prompt, spread evenly over the workers."""
+        self._encoded_pictures = self._pictures_encoded()
         refs = [self._workers[index % self.workers].generate.remote(task.request) for index, task in enumerate(tasks)]
         score_refs = tuple(self._reward.score.remote(task.row, ref) for task, ref in zip(tasks, refs, strict=True))
         by_id = self._wait.all(
@@ -141,14 +148,19 @@ class StageActors:
         return Rollouts(tuple(tasks), tuple(by_id[task.request.request_id] for task in tasks), score_refs)
 
     def _generated(self) -> int:
-        """What the engines have computed so far, as far as they answer at once: progress of a long generation."""
-        ready, _ = ray.wait([worker.health.remote() for worker in self._workers], num_returns=self.workers, timeout=1.0)
-        return sum(health.progress for health in ray.get(ready))
+        """What the engines have computed so far; one that does not answer at once has what it said last."""
+        refs = [worker.health.remote() for worker in self._workers]
+        ready, _ = ray.wait(refs, num_returns=self.workers, timeout=1.0)
+        for ref in ready:
+            self._computed[refs.index(ref)] = ray.get(ref).progress
+        return sum(self._computed)
 
     def score(self, rollouts: Rollouts) -> tuple[Group, ...]:
         """The groups with their scores."""
         refs = {task.request.request_id: ref for task, ref in zip(rollouts.tasks, rollouts.score_refs, strict=True)}
-        scores: dict[str, tuple[Score, ...]] = self._wait.all(refs, "scores", self._config.deadlines.reward)
+        # Scores arrive by group, and every member of a group may take its whole time.
+        limit = self._config.deadlines.reward + self._config.grpo.group_size * self._config.reward.timeout_seconds
+        scores: dict[str, tuple[Score, ...]] = self._wait.all(refs, "scores", limit)
         return tuple(
             Group(task.prompt, generation, scores[task.request.request_id])
             for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True)
@@ -189,7 +201,6 @@ class StageActors:
             limit,
         )
         self._wait.one(self._learners[0].release_before.remote(version), "older versions to be released", limit)
-        self._encoded_pictures = self._pictures_encoded()
         return Sync(version, published.nbytes, max(gaps))
 
     def _canary_gaps(self, prompt: Prompt, generations: Sequence[Generation]) -> list[float]:
@@ -206,8 +217,8 @@ class StageActors:
         for generation in generations:
             own = [next(rows) for _ in generation.completions]
             gaps.append(
-                max(
-                    abs(ours - theirs)
+                largest_gap(
+                    (ours, theirs)
                     for completion, row in own
                     for ours, theirs in zip(row, completion.logprobs, strict=True)
                 )
@@ -215,7 +226,7 @@ class StageActors:
         return gaps
 
     def pictures_encoded(self) -> int:
-        """Pictures that went through the engines' vision towers since the last `sync`."""
+        """Pictures that went through the engines' vision towers since the last `roll_out` began."""
         return self._pictures_encoded() - self._encoded_pictures
 
     def _pictures_encoded(self) -> int:
@@ -257,3 +268,9 @@ class StageActors:
         for actor in (*self._workers, self._reward, *self._learners):
             ray.kill(actor)
         shutil.rmtree(shared_memory_folder(Path(self._stage_folder)), ignore_errors=True)
+
+
+def largest_gap(pairs: Iterable[tuple[float, float]]) -> float:
+    """The largest difference of two log-probs, nats; NaN as soon as one difference is no finite number."""
+    gaps = [abs(ours - theirs) for ours, theirs in pairs]
+    return max(gaps) if all(map(math.isfinite, gaps)) else math.nan

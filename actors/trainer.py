@@ -40,6 +40,7 @@ from data.types import Example
 from grpo.advantages import GroupAdvantages, group_advantages
 from models.inputs import image_size, processed_size, prompt_token_ids
 from models.loading import check_model_folder, load_processor
+from rewards.contract import source_hash
 
 Say = Callable[[str], None]
 #: Keys of a step in which nothing could be learned; they are null there.
@@ -58,7 +59,7 @@ LEARNER_KEYS = (
 
 
 class GrpoFailed(RuntimeError):
-    """Stage 3 stopped; says at which step, what failed and what to do. The stage folder can be resumed."""
+    """Stage 3 stopped; says what failed and what to do. The stage folder can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def run_grpo(
 ) -> Path:
     """Train on the spatial and localisation rows of data_folder/train; returns the model folder.
 
-    Ray must be initialised. Errors: RowError, ModelFolderError, ValueError (settings that fit no data) before anything
-    starts; GrpoFailed later.
+    Ray must be initialised. Errors: RowError, ModelFolderError, CheckpointMismatch (a folder of other work), ValueError
+    (settings that fit no data) before anything starts; later GrpoFailed, and MediaError for a picture that is gone.
     """
     rows = [row for name in (GROUNDING_FILE, SPATIAL_FILE) for row in read_rows(data_folder, name, "train")]
     return train_policy(config, rows, Path(model_folder).absolute(), Path(stage_folder).absolute(), progress)
@@ -156,6 +157,8 @@ def optimise(
         metrics = step_metrics(step, rollouts, batch, learned, synced, watch.seconds, pictures, actors.workers)
         record.append(metrics, groups, [advantage.advantages_G.tolist() for advantage in batch.advantages])
         say(progress_line(metrics, steps))
+        if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
+            say(alarm)
         if (step + 1) % config.grpo.checkpoint_steps == 0 or step + 1 == steps:
             actors.save(str(record.checkpoint_folder(step + 1)))
             record.commit(step + 1, synced.version)
@@ -171,9 +174,13 @@ def reason(error: Exception) -> str:
 
 
 def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
-    """Fingerprint of the stage's work."""
+    """Fingerprint of the stage's work, the source of custom rewards included."""
     model, data = (config.model.dtype, config.model.freeze_vision), config.data.preset
-    return fingerprint((config.seed, config.grpo, config.learner, config.reward, model, data), examples, model_folder)
+    # By name and content: a job's copy of the working directory has another path at every start.
+    custom = tuple((location.rpartition(":")[2], source_hash(location)) for location in config.reward.custom)
+    built_in = config.reward.model_copy(update={"custom": ()})
+    settings = (config.seed, config.grpo, config.learner, built_in, custom, model, data)
+    return fingerprint(settings, examples, model_folder)
 
 
 class TaskMaker:
@@ -191,7 +198,7 @@ class TaskMaker:
                 example,
                 f"s{step}-p{place}",
                 grpo.group_size,
-                self._schedule.sampling_seed(step, example),
+                self._schedule.sampling_seed(step, place),
                 grpo.sampling,
             )
             for place, example in enumerate(self._schedule.take(step))
@@ -334,6 +341,17 @@ def progress_line(metrics: dict[str, Any], steps: int) -> str:
     return (
         f"grpo: step {metrics['step'] + 1}/{steps}  reward {reward}  {parts}  tokens {metrics['completion_tokens']:.0f}"
         f"{gap}  {metrics['seconds']:.1f} s  {left:.0f} s left"
+    )
+
+
+def gap_alarm(metrics: dict[str, Any], tolerance: float) -> str | None:
+    """What to say when engine and learner disagreed about a token the step trained on by more than the canary may."""
+    gap = metrics["logprob_gap_max"]
+    if gap is None or gap <= tolerance:
+        return None
+    return (
+        f"grpo: WARNING: step {metrics['step'] + 1}: engine and learner differ by {gap:.2g} nats on a sampled token "
+        f"(rollout.canary_tolerance is {tolerance:g}); compare their prompts, positions and types before trusting this run"
     )
 
 

@@ -205,10 +205,6 @@ class WeightStore:
         tensors[HEAD] = head.clone()
         return tensors
 
-    def verify(self, version: WeightVersion) -> None:
-        """Read a version back and compare every tensor with the manifest. Raises WeightVersionError."""
-        read_verified(version.path, version.manifest)
-
     def release(self, number: int) -> None:
         """Unlink a version that every worker has acknowledged. Raises WeightVersionError when it is not published."""
         version = self._live.pop(number, None)

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ValidationError
 from configs.schema import RunConfig
 
 COMMAND_LINE = "--set"
+#: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
+OPERATIONAL = ("root", "deadlines", "rollout.workers")
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,22 @@ def effective_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
+def is_operational(key: str) -> bool:
+    """Whether a dotted key is one of `OPERATIONAL`, or below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL)
+
+
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 of all settings but `root`: moving the folder of all runs does not change a run."""
-    text = json.dumps(config.model_dump(mode="json", exclude={"root"}), sort_keys=True, separators=(",", ":"))
+    """SHA-256 of the settings that decide results (all but `OPERATIONAL`)."""
+    values = {key: value for key, value in _flatten(config.model_dump(mode="json")) if not is_operational(key)}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def config_diff(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key: old -> new` for every setting but `root` that differs, in schema order."""
+    """`key: old -> new` for every setting that decides results and differs, in schema order."""
     before, after = dict(_flatten(old.model_dump(mode="json"))), dict(_flatten(new.model_dump(mode="json")))
-    keys = [key for key in before | after if key != "root"]
+    keys = [key for key in before | after if not is_operational(key)]
     return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
 
 

@@ -25,7 +25,6 @@ class ModelConfig(Section):
     path: str = Field("models/tiny_base", description="Folder with model, processor and tokenizer (Hugging Face layout)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in learner and engine")
     freeze_vision: bool = Field(False, description="Train the language model only")
-    attention: Literal["auto", "sdpa", "flash_attention_2"] = Field("auto", description="auto: sdpa, everywhere available")
 
 
 class RoomsConfig(Section):
@@ -41,7 +40,7 @@ class RoomsConfig(Section):
 
 
 class ConstructionConfig(Section):
-    """Thresholds of the question construction (`data.construct`). Ours: the paper publishes none."""
+    """Thresholds of the question construction (`data.questions`). Ours: the paper publishes none."""
 
     min_visible: float = Field(0.35, ge=0, le=1, description="Least share of an object's own pixels left by occlusion")
     min_area: float = Field(0.012, ge=0, le=1, description="Least box area as a share of the picture")
@@ -98,7 +97,7 @@ class RolloutConfig(Section):
     num_cpus: float = Field(0.5, ge=0, description="CPUs Ray reserves per worker")
     num_gpus: float = Field(0, ge=0, description="GPUs Ray reserves per worker")
     threads: int = Field(1, ge=1, description="OMP threads of a CPU engine")
-    max_model_len: int = Field(1024, ge=64, description="Prompt and completion together, tokens")
+    max_model_len: int = Field(4096, ge=64, description="Prompt and completion together, tokens")
     max_num_seqs: int = Field(128, ge=1, description="Sequences an engine runs at once")
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Key-value cache of a CPU engine, bytes")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
@@ -155,7 +154,7 @@ class EvaluationConfig(Section):
     """Held-out evaluation before and after every stage; same prompts, greedy."""
 
     rows: int = Field(240, ge=1, description="Held-out rows per metric")
-    max_new_tokens: int = Field(128, ge=1)
+    max_new_tokens: int = Field(1024, ge=1)
     pictures: int = Field(12, ge=0, description="Held-out pictures with boxes in the report")
 
 

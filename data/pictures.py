@@ -158,9 +158,10 @@ def mirrored(picture: Picture) -> Picture:
     return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), things, np.ascontiguousarray(picture.cells[:, ::-1]))
 
 
-#: How often each kind of question is asked, for a model that learns to see and for one that learns to speak.
+#: How often each kind of question is asked, of a model that learns to see, to find what is meant, and to speak.
 SEE = {"trace": 0.5, "point": 0.12, "corner": 0.1, "caption": 0.08, "colour": 0.05, "count": 0.05, "nearer": 0.04, "left": 0.03,
        "distance": 0.03}
+FIND = {"trace": 0.66, "point": 0.1, "colour": 0.1, "nearer": 0.05, "left": 0.05, "distance": 0.04}
 SPEAK = {"trace": 0.12, "edges": 0.3, "edges of two": 0.16, "json point": 0.1, "json names": 0.04, "caption": 0.04, "colour": 0.03,
          "count": 0.03, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.04, "relation": 0.05}
 _NEEDS_TWO = ("nearer", "left", "edges of two", "relation")

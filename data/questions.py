@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.schema import ConstructionConfig
 from data.facts import GapFacts, NearestFacts, OffsetFacts, Question, SizeFacts
-from data.records import ObjectRecord
+from data.records import ObjectRecord, unrecorded
 from data.relations import axis_gaps, camera_quadrant, closest_distance
 from data.scenes.types import Scene
 from data.templates import SINGLE_IMAGE, lettered, option_text
@@ -54,10 +54,15 @@ def is_clear(record: ObjectRecord, config: ConstructionConfig) -> bool:
             and record.truncation <= config.max_truncation)
 
 
-def askable(records: Sequence[ObjectRecord], config: ConstructionConfig) -> list[ObjectRecord]:
-    """Clear objects whose label fits nothing else that shows in the picture, however little; by id."""
+def askable(records: Sequence[ObjectRecord], config: ConstructionConfig,
+            others: Sequence[str] = ()) -> list[ObjectRecord]:
+    """Clear objects whose label fits nothing else that shows in the picture, however little; by id.
+
+    `others` are the labels of what shows, or may, without a record (`data.records.unrecorded`).
+    """
     shown = sorted((r for r in records if r.visibility > 0), key=lambda r: r.object_id)
     return [r for r in shown if is_clear(r, config)
+            and not any(confusable(r.label, label) for label in others)
             and not any(confusable(r.label, other.label) for other in shown if other is not r)]
 
 
@@ -83,12 +88,16 @@ def centimetres(metres: float) -> int:
 
 
 def single_image_questions(question_type: str, frame: str, records: Sequence[ObjectRecord],
-                           config: ConstructionConfig, rng: np.random.Generator) -> Iterator[Question]:
-    """Questions of one type about one picture, random order. ValueError for a type that one picture cannot ask."""
+                           config: ConstructionConfig, rng: np.random.Generator,
+                           others: Sequence[str] = ()) -> Iterator[Question]:
+    """Questions of one type about one picture, random order; `others` as in `askable`.
+
+    ValueError for a type that one picture cannot ask.
+    """
     if question_type not in SINGLE_IMAGE_TYPES:
         raise ValueError(f"{question_type!r} is no single-image question type; expected one of "
                          f"{', '.join(SINGLE_IMAGE_TYPES)}")
-    objects = askable(records, config)
+    objects = askable(records, config, others)
     make = {"object size": _sizes, "absolute distance": _distances, "relative distance": _nearest,
             "relative direction": _directions}[question_type]
     return make(frame, objects, config, rng)
@@ -181,10 +190,11 @@ def round_robin(sources: Iterable[Iterator[Item]]) -> Iterator[Item]:
 def single_image_rows(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], quota: int,
                       config: ConstructionConfig, rng: np.random.Generator) -> list[Question]:
     """Up to `quota` different single-image questions, types and pictures in turn. `records` maps frame names."""
+    others = {frame.name: [item.label for item in unrecorded(scene, frame, records[frame.name])] for frame in scene.frames}
     sources = []
     for kind in shuffled(SINGLE_IMAGE_TYPES, rng):
         frames = shuffled([frame.name for frame in scene.frames], rng)
-        sources.append(round_robin([single_image_questions(kind, f, records[f], config, rng) for f in frames]))
+        sources.append(round_robin([single_image_questions(kind, f, records[f], config, rng, others[f]) for f in frames]))
     return take_turns(sources, quota, set())
 
 

@@ -10,12 +10,15 @@ What holds
       a box cover nothing. Real frames are measured at a reduced size, longest side at most `MASK_SIDE`.
     * `truncation` is the share of the unclipped projection's bounding rectangle that lies outside the image, always
       from the 3-D box; what is nearer than `NEAR` is cut off first.
-    * An object whose box (grown by `NEAR`) holds the camera has no record: its projection means nothing.
+    * An object whose box (grown by `NEAR`) holds the camera has no record: its projection means nothing. It may show
+      all the same, as may what the boxes of real frames hide: `unrecorded` finds them, so that a label that also fits
+      one of them is not taken for the name of a single thing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Sequence
 
 import numpy as np
 
@@ -87,6 +90,23 @@ def frame_records(scene: Scene, frame: Frame) -> list[ObjectRecord]:
     return records
 
 
+def unrecorded(scene: Scene, frame: Frame, records: Sequence[ObjectRecord]) -> list[SceneObject]:
+    """Objects that show in the picture, or may, though `records` (of this frame) has none of them; in scene order.
+
+    Rendered rooms: those with a pixel in the picture. Real frames: those whose box holds the camera or meets the image;
+    what hides them is a box, mostly air, so that nobody knows.
+    """
+    recorded = {record.object_id for record in records}
+    left = [item for item in scene.objects if item.id not in recorded]
+    around = [item for item in left if _holds(item, frame.camera.camera_to_world[:3, 3])]
+    if frame.image is None:
+        if not around:  # then whatever is drawn has a record
+            return []
+        drawn = set(np.unique(render(scene.objects, frame.camera).instance).tolist())
+        return [item for item in left if item.id in drawn]
+    return [item for item in left if item in around or _meets_image(item, frame.camera)]
+
+
 # Projection -------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +173,11 @@ def _cut(polygon: list[tuple[float, float]], axis: int, sign: int, limit: float)
             crossing[axis] = sign * limit
             kept.append((crossing[0], crossing[1]))
     return kept
+
+
+def _meets_image(item: SceneObject, camera: Camera) -> bool:
+    outline = project_box(item, camera)
+    return outline is not None and clipped_hull(outline, camera.width, camera.height) is not None
 
 
 def _truncation(points: np.ndarray, width: int, height: int) -> float:

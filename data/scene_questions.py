@@ -5,7 +5,8 @@ What holds
       whole scene, not only in the pictures, unless the question is about a category, and then every instance of it
       must have been shown.
     * "First seen" is the picture that first shows an object clearly. Appearance order is asked only where the order by
-      the first faint glimpse (a quarter of the thresholds) is the same.
+      the first faint glimpse (a quarter of the thresholds) is the same, and not of a category that may show before,
+      without a record (`data.records.unrecorded`).
     * Room size is asked only where the scene knows its room.
 """
 
@@ -22,7 +23,7 @@ from data.facts import CountFacts, GapFacts, NearestFacts, OrderFacts, Question,
 from data.questions import (
     MIN_DISTANCE, centimetres, confusable, is_clear, round_robin, shuffled, size_facts, take_turns,
 )
-from data.records import ObjectRecord
+from data.records import ObjectRecord, unrecorded
 from data.relations import Level, axis_gaps, closest_distance, floor_distance, sector_names, turn_angle, turn_sector
 from data.scenes.types import Scene, SceneObject
 from data.templates import DIRECTION, SCENE, SEVERAL_INSTANCES, lettered, option_text
@@ -41,13 +42,15 @@ class SceneView:
     """A scene through chosen pictures.
 
     `objects` by id. `clear` and `glimpsed` map object ids to the first picture, counted from 1, that shows them
-    clearly, or shows them at all; ids of objects that no picture shows are missing.
+    clearly, or shows them at all, `unrecorded` maps to the first that shows them, or may, without a record; ids of
+    objects that no picture shows so are missing.
     """
 
     objects: tuple[SceneObject, ...]
     frames: tuple[str, ...]
     clear: Mapping[int, int]
     glimpsed: Mapping[int, int]
+    unrecorded: Mapping[int, int]
     room: tuple | None
 
     def only_one(self) -> list[SceneObject]:
@@ -70,14 +73,18 @@ def view_scene(scene: Scene, frames: Sequence[str], records: Mapping[str, Sequen
     """What the pictures `frames`, in this order, show of the scene."""
     clear: dict[int, int] = {}
     glimpsed: dict[int, int] = {}
+    without: dict[int, int] = {}
+    by_name = {frame.name: frame for frame in scene.frames}
     for number, frame in enumerate(frames, start=1):
         for record in records[frame]:
             if is_clear(record, config):
                 clear.setdefault(record.object_id, number)
             if record.visibility >= config.min_visible / 4 and record.area >= config.min_area / 4:
                 glimpsed.setdefault(record.object_id, number)
+        for item in unrecorded(scene, by_name[frame], records[frame]):
+            without.setdefault(item.id, number)
     objects = tuple(sorted(scene.objects, key=lambda item: item.id))
-    return SceneView(objects, tuple(frames), clear, glimpsed, scene.room)
+    return SceneView(objects, tuple(frames), clear, glimpsed, without, scene.room)
 
 
 def covering_frames(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], count: int,
@@ -236,8 +243,8 @@ def _orders(view: SceneView, config, rng):
         if item.id in view.clear:
             clear, glimpse = first.get(item.label, (10**6, 10**6))
             first[item.label] = min(clear, view.clear[item.id]), min(glimpse, _glimpse(view, item.label))
-    labels = [label for label in sorted(first)
-              if not any(confusable(label, other.label) for other in view.objects if other.label != label)]
+    labels = [label for label in sorted(first) if not _unrecorded_before(view, label, first[label][0])
+              and not any(confusable(label, other.label) for other in view.objects if other.label != label)]
     for size in range(MAX_OPTIONS, MIN_APPEARANCES - 1, -1):
         for group in shuffled(combinations(labels, size), rng):
             order = sorted(group, key=lambda label: first[label])
@@ -254,6 +261,11 @@ def _orders(view: SceneView, config, rng):
 def _glimpse(view: SceneView, label: str) -> int:
     """First picture that shows any instance of the category at all."""
     return min(view.glimpsed[item.id] for item in view.objects if item.label == label and item.id in view.glimpsed)
+
+
+def _unrecorded_before(view: SceneView, label: str, number: int) -> bool:
+    """Whether a picture before `number` shows an instance of the category, or may, without a record."""
+    return any(view.unrecorded.get(item.id, number) < number for item in view.objects if item.label == label)
 
 
 def _before(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -1,6 +1,6 @@
 """The command line `ladder` (also `python -m launch`).
 
-Exit codes: 0 done; 1 the work failed; 2 refused before anything was started (bad arguments, configuration, inputs, too
+Exit codes: 0 done; 1 the work failed; 2 refused before any stage was started (bad arguments, configuration, inputs, too
 few resources), with one message on standard error; 130 interrupted.
 """
 
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES, RunConfig
+from launch.data_checks import data_problems
 from launch.places import home, with_absolute_paths
-from launch.preflight import PreflightError, data_problems, model_problems
+from launch.preflight import model_problems
+from launch.problems import PreflightError
 from launch.progress import Progress
 from launch.run_folder import RunFolder, RunFolderError
 from launch.summary import results_table
@@ -54,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     quickstart.add_argument("--seed", type=int, help="seed of data, training and sampling")
     _settings(quickstart)
+    _name(quickstart)
     quickstart.set_defaults(command=_quickstart)
 
     run = commands.add_parser("run", help="run the stages of a configuration in this process (what a Ray job executes)")
     run.add_argument("config", metavar="CONFIG", type=Path)
     run.add_argument("--stage", action="append", default=[], choices=STAGES, help="only this stage; may be repeated")
     _settings(run)
+    _name(run)
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="what a run has done so far")
@@ -89,6 +93,9 @@ def _settings(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override a setting, e.g. grpo.steps=10",
     )
+
+
+def _name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the run (its folder below root)")
 
 
@@ -130,7 +137,7 @@ def _build(options: argparse.Namespace) -> int:
 
     if options.config is None and options.source is None:
         raise RunFolderError("ladder data build: give a CONFIG, or --source DIR, to build from")
-    overrides = _overrides(options) + ([f"data.source={json.dumps(str(options.source))}"] if options.source else [])
+    overrides = options.overrides + ([f"data.source={json.dumps(str(options.source))}"] if options.source else [])
     config = load_config(options.config, overrides) if options.config else _defaults(overrides)
     if options.out.exists():
         raise RunFolderError(

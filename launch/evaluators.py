@@ -33,14 +33,22 @@ class Evaluators:
         self._store_folder = shared_memory_folder(run_folder / "evaluation")
         self._wait = RayWait("the evaluation")
         self._workers: list = []
+        self._starting: list = []
+        self._served: Path | None = None
         self._loads = 0
+
+    def prepare(self, model: Path) -> None:
+        """Begin to start engines on `model` and return at once; `serving` waits for them."""
+        if not self._workers:
+            self._start(model)
 
     @contextmanager
     def serving(self, model: Path) -> Iterator[list]:
-        if self._workers:
+        self.prepare(model)
+        starting, self._starting = self._starting, []
+        self._on_all(starting, "engines to start", self._config.deadlines.engine_start)
+        if self._served != model:
             self._load(model)
-        else:
-            self._start(model)
         try:
             yield list(self._workers)
         except BaseException:
@@ -57,8 +65,8 @@ class Evaluators:
                                                   num_gpus=rollout.num_gpus, max_concurrency=64)
         self._workers = [actor.remote(f"evaluation-{index}", str(model), rollout, self._config.model.dtype, self._config.seed)
                          for index in range(rollout.workers)]
-        self._on_all([worker.start.remote(trusted=True) for worker in self._workers], "engines to start",
-                     self._config.deadlines.engine_start)
+        self._starting = [worker.start.remote(trusted=True) for worker in self._workers]
+        self._served = model
 
     def _load(self, model: Path) -> None:
         """Bring the model's weights to engines that were started from another checkpoint of the same architecture."""
@@ -69,6 +77,7 @@ class Evaluators:
             version = store.publish(self._loads, state)
             self._on_all([worker.update_weights.remote(version, trusted=True) for worker in self._workers],
                          f"the weights of {model}", self._config.deadlines.weights)
+            self._served = model
         finally:
             store.close()
 
@@ -81,7 +90,7 @@ class Evaluators:
 
     def close(self) -> None:
         """End the engines. Idempotent, never raises for an engine that is already dead."""
-        workers, self._workers = self._workers, []
+        workers, self._workers, self._starting, self._served = self._workers, [], [], None
         if workers:
             ray.wait([worker.stop.remote() for worker in workers], num_returns=len(workers), timeout=STOP_SECONDS)
         for worker in workers:

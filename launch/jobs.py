@@ -38,18 +38,29 @@ def submit_and_follow(arguments: Sequence[str], say: Say, address: str | None = 
     address = address or os.environ.get("RAY_ADDRESS") or None
     with _terminations_interrupt():
         if address is not None:
-            return _follow(address, ["python", "-m", "launch", *arguments], say)
+            return _follow(address, ["python", "-m", "launch", *arguments], home_variable(own_cluster=False), say)
         cluster = LocalCluster(say)
         try:
             cluster.start()
-            return _follow(cluster.dashboard_url, [sys.executable, "-m", "launch", *arguments], say)
+            command = [sys.executable, "-m", "launch", *arguments]
+            return _follow(cluster.dashboard_url, command, home_variable(own_cluster=True), say)
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
             cluster.stop()
 
 
-def _follow(address: str, command: Sequence[str], say: Say) -> int:
+def home_variable(own_cluster: bool) -> dict[str, str]:
+    """HOME of the job's relative paths: what the user set; else, on a cluster of our own, the current directory.
+
+    The machines of any other cluster need not have our current directory: the job finds its own HOME there.
+    """
+    if given := os.environ.get(HOME_VARIABLE):
+        return {HOME_VARIABLE: given}
+    return {HOME_VARIABLE: str(Path.cwd())} if own_cluster else {}
+
+
+def _follow(address: str, command: Sequence[str], variables: Mapping[str, str], say: Say) -> int:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     for name in CHATTY:
@@ -61,7 +72,6 @@ def _follow(address: str, command: Sequence[str], say: Say) -> int:
             f"Ray Jobs at {address} cannot be used: {error}\nCheck RAY_ADDRESS; with token authentication it needs "
             "RAY_AUTH_MODE=token and the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)."
         ) from None
-    variables = {HOME_VARIABLE: os.environ.get(HOME_VARIABLE) or str(Path.cwd())}
     job = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_environment(variables))
     say(f"submitted as Ray job {job}; follow it elsewhere with: ray job logs --address {address} -f {job}")
     try:

@@ -3,14 +3,16 @@
 A Ray job runs in a copy of the working directory that disappears with the cluster. Relative paths therefore resolve
 against the HOME of the run:
 
-1. `LADDER_HOME`, when set (`ladder` sets it for the jobs it submits; set it yourself on a cluster to a shared folder);
+1. `LADDER_HOME`, when set (`ladder quickstart` sets it for the job on a cluster of its own, and passes yours on to any
+   other; set it on a cluster to a folder that its machines have);
 2. outside a Ray job: the current directory;
 3. inside a Ray job: the checkout this Python environment was installed from (`pip install -e`), so that the plain
    `ray job submit --working-dir . -- python -m launch run CONFIG` leaves its run where `ladder run CONFIG` does;
 4. inside a job without such a checkout: `~/ladder`.
 
-`root` (the runs) always lies below HOME. Inputs (model, data, source) are taken from the job's own working directory
-when they came along, else from HOME. The configuration written into a run keeps the paths as they were given.
+`root` (the runs) always lies below HOME. Inputs (model, data, source, files of custom rewards) are taken from the job's
+own working directory when they came along, else from HOME. The configuration written into a run keeps the paths as they
+were given.
 """
 
 from __future__ import annotations
@@ -63,11 +65,19 @@ def with_absolute_paths(config: RunConfig, base: Path | None = None) -> RunConfi
     model = config.model.model_copy(update={"path": str(input_path(config.model.path, base))})
     found = {"path": config.data.path, "source": config.data.source}
     data = config.data.model_copy(update={k: str(input_path(v, base)) for k, v in found.items() if v is not None})
+    custom = tuple(_reward_location(text, base) for text in config.reward.custom)
+    reward = config.reward.model_copy(update={"custom": custom})
     root = str((base / Path(config.root).expanduser()).absolute())
-    return config.model_copy(update={"model": model, "data": data, "root": root})
+    return config.model_copy(update={"model": model, "data": data, "reward": reward, "root": root})
 
 
 def input_path(text: str, base: Path) -> Path:
     """An input: as seen from the working directory when it is there, else from HOME."""
     path = Path(text).expanduser()
     return path.absolute() if path.exists() else (base / path).absolute()
+
+
+def _reward_location(text: str, base: Path) -> str:
+    """path/file.py:name with an absolute path; what is not of that form is left for the contract to refuse."""
+    path, separator, name = text.rpartition(":")
+    return f"{input_path(path, base)}:{name}" if separator else text

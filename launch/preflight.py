@@ -1,56 +1,40 @@
 """Everything that can be known to be wrong before anything heavy starts, in one message.
 
-What holds: nothing is written and no engine, actor or job is started here; all checks run, so the user sees every
-problem at once, each with what, where and what to do. Paths in the configuration are absolute (`launch.places`).
+What holds: nothing is written and no engine, actor or job is started here; a custom reward is loaded in a child process.
+All checks run, so the user sees every problem at once, each with what, where and what to do. Paths in the configuration
+are absolute (`launch.places`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from configs.schema import RunConfig, SFTConfig, StageName
+from launch.data_checks import data_problems
+from launch.problems import PreflightError, Problem
 
-if TYPE_CHECKING:
-    from data.reading import Split
-
-SPLITS = ("train", "heldout")
+#: A file of the user's own may import much before its reward is there.
+REWARD_SECONDS = 60.0
+REFUSED = 2  # exit code of `rewards.contract`
 FREE_MARGIN = 1 << 30  # bytes kept free beside the estimate
 COPIES_PER_STAGE = 5  # model, optimizer state in float32 (master, two moments), and one spare while replacing
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is wrong, where it was said or found, what to do."""
-
-    what: str
-    where: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}\n      -> {self.remedy}"
-
-
-class PreflightError(RuntimeError):
-    """A run that cannot work; `problems` lists everything found."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([f"nothing was started, {count}:", *(f"  {problem}" for problem in self.problems)]))
-
-
-@dataclass(frozen=True)
 class Capacity:
-    """CPUs and GPUs that Ray may hand out, and whose they are."""
+    """CPUs and GPUs that Ray may hand out, whose they are, and on how many nodes stage 3 could be placed."""
 
     cpus: float
     gpus: float
     owner: str
+    nodes: int = 1
 
 
 def local_capacity() -> Capacity:
@@ -63,7 +47,9 @@ def check(config: RunConfig, capacity: Capacity, run_folder: Path) -> None:
     problems = [
         *model_problems(config),
         *data_problems(config),
+        *reward_problems(config),
         *resource_problems(config, capacity),
+        *node_problems(config, capacity),
         *disk_problems(config, run_folder),
     ]
     if problems:
@@ -72,83 +58,80 @@ def check(config: RunConfig, capacity: Capacity, run_folder: Path) -> None:
 
 def model_problems(config: RunConfig) -> Iterator[Problem]:
     """The base model: complete, and of the family this system trains."""
-    from models.loading import ModelFolderError, check_model_folder
+    from models.loading import ModelFolderError, load_processor
 
     try:
-        check_model_folder(config.model.path)
+        load_processor(config.model.path)
     except ModelFolderError as error:
-        what, _, remedy = str(error).partition("; ")
-        yield Problem(what, "model.path", remedy or "name a complete Qwen2.5-VL model folder")
+        what, _, remedy = str(error).rpartition("; ")
+        yield Problem(what, "model.path", remedy)
 
 
-def data_problems(config: RunConfig) -> Iterator[Problem]:
-    """A data folder: every row fits the schema, every picture is there and can be decoded. A source: it has a scene."""
-    if config.data.path is not None and config.data.source is not None:
-        yield Problem(
-            "both are set", "data.path, data.source", "keep one: a built data folder, or a source to build from"
-        )
-        return
-    if config.data.source is not None:
-        yield from _source_problems(Path(config.data.source))
-    if config.data.path is not None:
-        yield from _folder_problems(config, Path(config.data.path))
-
-
-def _source_problems(folder: Path) -> Iterator[Problem]:
-    from data.scenes.posed_frames import SceneError, read_posed_frames
+def reward_problems(config: RunConfig) -> Iterator[Problem]:
+    """Rewards of the user's own: each loads, in a process of its own as in the run, and has a name of its own."""
+    from rewards.contract import check_names
+    from rewards.errors import RewardContractError
 
     try:
-        read_posed_frames(folder)
-    except SceneError as error:
-        yield Problem(str(error), "data.source", "correct what is named; data/scenes/posed_frames.py describes the format")
+        check_names(config.reward.custom)
+    except RewardContractError as error:
+        yield Problem(str(error), "reward.custom", "every reward is one component of the score and needs its own name")
+    for location in config.reward.custom:
+        if reason := _why_not_loaded(location):
+            yield Problem(reason, "reward.custom", f"correct it; this tries it alone: python -m rewards.contract {location}")
 
 
-def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
-    from data.reading import DataError, check_media, load_split
+def _why_not_loaded(location: str) -> str | None:
+    """What the child that loads a reward said or did; None when it loaded."""
+    from rewards.contract import LOADED
 
-    splits = {}
-    for split in SPLITS:
-        try:
-            splits[split] = load_split(folder, split)
-            check_media(splits[split].examples)
-        except DataError as error:
-            yield Problem(
-                str(error).replace("\n", "\n    "),
-                f"data.path, {split}/",
-                "correct what is named, or build the folder again with `ladder data build`",
-            )
-    if len(splits) == len(SPLITS):
-        yield from row_problems(config, folder, **splits)
-
-
-def check_rows(config: RunConfig, folder: Path) -> None:
-    """Raises PreflightError when a data folder that was just built lacks rows for a stage."""
-    from data.reading import load_split
-
-    problems = [*row_problems(config, folder, **{split: load_split(folder, split) for split in SPLITS})]
-    if problems:
-        raise PreflightError(problems)
+    variables = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "rewards.contract", location],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=REWARD_SECONDS,
+            env={**os.environ, **variables},
+        )
+    except subprocess.TimeoutExpired:
+        return f"reward {location!r}: not loaded within {REWARD_SECONDS:.0f} s; the file hangs when it is imported"
+    if child.returncode == 0 and child.stdout.rpartition(LOADED)[1]:
+        return None
+    said = child.stderr.strip()
+    if child.returncode == REFUSED and said:
+        return said.replace("\n", "\n    ")
+    return f"reward {location!r}: the file ends the process when it is imported (exit code {child.returncode})"
 
 
-def row_problems(config: RunConfig, folder: Path, train: Split, heldout: Split) -> Iterator[Problem]:
-    """Stages that would find no rows to train on or to be measured on, or too few for one step."""
-    per_step = config.grpo.prompts_per_step
-    needs = {  # rows of the stage, how many one step takes, rows it is measured on
-        "sft1": (len(train.grounding), 1, len(heldout.grounding), "localisation"),
-        "sft2": (len(train.spatial), 1, len(heldout.spatial), "spatial"),
-        "coldstart": (len(train.coldstart), 1, len(heldout.spatial) + len(heldout.grounding), "cold-start"),
-        "grpo": (len(train.spatial) + len(train.grounding), per_step, len(heldout.spatial) + len(heldout.grounding),
-                 "spatial or localisation"),
-    }
-    for stage in config.stages:
-        have, want, measured, kind = needs[stage]
-        if have < want:
-            lower = "lower grpo.prompts_per_step, " if have else ""
-            yield Problem(f"stage {stage} needs at least {want} {kind} rows to train on, there are {have}", f"{folder}/train",
-                          f"{lower}build more rooms (data.rooms, data.construction), or leave the stage out of `stages`")
-        if not measured:
-            yield Problem(f"stage {stage} has no held-out rows to be measured on", f"{folder}/heldout",
-                          "build held-out rooms (data.rooms.heldout_rooms), or leave the stage out of `stages`")
+def remarks(config: RunConfig) -> Iterator[str]:
+    """What works, but hardly as meant."""
+    asked, allowed = config.evaluation.max_new_tokens, config.grpo.sampling.max_new_tokens
+    if asked < allowed and {"coldstart", "grpo"} & set(config.stages):
+        yield (
+            f"evaluation.max_new_tokens ({asked}) is below grpo.sampling.max_new_tokens ({allowed}): held-out answers of a "
+            "length that training allows are cut and count as wrong"
+        )
+
+
+def node_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:
+    """Stage 3 hands weights from the learner to the rollout workers through shared memory: all must be on one machine."""
+    if "grpo" in config.stages and capacity.nodes > 1:
+        yield Problem(
+            f"{capacity.owner} has {capacity.nodes} nodes on which rollout workers and learner could be placed, and for now "
+            "weights travel between them through the shared memory of one machine",
+            "stage grpo",
+            "give the address of a cluster with one such node (nodes without a GPU do not count when rollout and learner "
+            "both ask for GPUs), or leave grpo out of `stages`",
+        )
+
+
+def hosting_nodes(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """Living nodes, as `ray.nodes()` lists them, on which Ray could place a rollout worker or a learner rank."""
+    wanted = {"GPU" if section.num_gpus else "CPU" for section in (config.rollout, config.learner)}
+    return sum(bool(node["Alive"] and any(node["Resources"].get(kind) for kind in wanted)) for node in nodes)
 
 
 def resource_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from configs.load import load_config
@@ -12,7 +13,7 @@ from launch.places import run_path, with_absolute_paths
 from launch.preflight import check, local_capacity
 from launch.progress import Progress
 from launch.run import finished
-from launch.run_folder import RunFolder
+from launch.run_folder import CONFIG, RunFolder
 from launch.summary import results_table
 
 
@@ -30,5 +31,12 @@ def quickstart(preset: Literal["tiny", "smoke"], overrides: Sequence[str], say: 
         check(with_absolute_paths(config), local_capacity(), run_path(config))
     code = submit_and_follow(["run", name, *(part for text in overrides for part in ("--set", text))], say)
     if code == 0:
-        say(f"all of it took {say.seconds() / 60:.1f} minutes; open {RunFolder.existing(run_path(config)).report}")
+        say(f"all of it took {say.seconds() / 60:.1f} minutes; {_where_the_report_lies(run_path(config))}")
     return code
+
+
+def _where_the_report_lies(path: Path) -> str:
+    """A job on another machine leaves its run there; a folder of that name here may be an older, unfinished one."""
+    if (path / CONFIG).is_file() and (folder := RunFolder.existing(path)).finished:
+        return f"open {folder.report}"
+    return "the report lies on the cluster, under the path in the line `report:` above"

@@ -1,8 +1,8 @@
 """The ladder: data, then for each stage evaluate, train, evaluate, manifest; then summary, table and report.
 
-What holds: re-running resumes. A finished stage is skipped when its inputs are unchanged, a finished run does nothing;
-what is already evaluated is not evaluated again. A model is evaluated once for both "after this stage" and "before the
-next"; its engines live across stages where they can (`launch.evaluators`).
+What holds: re-running resumes. A finished stage is skipped when its inputs are unchanged, a finished run does nothing, one
+that only lacks its report writes just that; what is already evaluated is not evaluated again. A model is evaluated once
+for both "after this stage" and "before the next"; its engines live across stages where they can (`launch.evaluators`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from pathlib import Path
 
 from configs.schema import RunConfig, StageName
 from launch import stages as rooms
+from launch.data_checks import check_rows
 from launch.places import run_path, with_absolute_paths
-from launch.preflight import Capacity, check, check_rows, local_capacity
+from launch.preflight import Capacity, check, hosting_nodes, local_capacity, remarks
 from launch.progress import Progress
 from launch.run_folder import CONFIG, DATA_STAGE, RunFolder, RunFolderError, fingerprint
 from launch.summary import local_hardware, results_table, write_summary
 
-MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json", "*processor_config.json", "chat_template.*")
+PROCESSOR_FILES = ("*processor_config.json",)
+MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json", *PROCESSOR_FILES, "chat_template.*")
 DATA_FILES = ("*.jsonl", "manifest.json")
 
 
@@ -35,12 +37,41 @@ def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None 
     path = run_path(config)
     if finished(config, say):
         return RunFolder.existing(path)
-    resolved, given = with_absolute_paths(config), _address() is not None
+    folder = _begun(config)
+    if folder is None or not folder.measured:
+        folder = _measure(config, only, say)
+    report = rooms.write_report(path, config.evaluation.pictures)
+    say(f"results of {config.name} ({folder.summary_path}):")
+    print(results_table(folder.summary()), flush=True)
+    say(f"report: {report}")
+    return folder
+
+
+def finished(config: RunConfig, say: Progress) -> bool:
+    """Whether nothing is left to do, which it then says. Raises RunFolderError on a folder of other settings."""
+    folder = _begun(config)
+    if folder is None or not folder.finished:
+        return False
+    say(f"{folder.path} is finished: nothing to do (summary.json, report/index.html). For another run give --name.")
+    return True
+
+
+def _begun(config: RunConfig) -> RunFolder | None:
+    """The folder of the run when it was started before. Raises RunFolderError on a folder of other settings."""
+    path = run_path(config)
+    return RunFolder.open(config, path) if (path / CONFIG).exists() else None
+
+
+def _measure(config: RunConfig, only: Sequence[StageName], say: Progress) -> RunFolder:
+    """Everything up to the summary."""
+    path, resolved, given = run_path(config), with_absolute_paths(config), _address() is not None
     if not given:
         check(resolved, local_capacity(), path)
     with connected(resolved, say) as capacity:
         if given:
             check(resolved, capacity, path)
+        for remark in remarks(config):
+            say(f"note: {remark}")
         folder = RunFolder.open(config, path)
         with folder.locked():
             evaluators = rooms.evaluators(resolved, path, say)
@@ -48,28 +79,14 @@ def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None 
                 _climb(folder, resolved, tuple(only) or config.stages, evaluators, say)
             finally:
                 evaluators.close()
-            hardware = local_hardware() | {"ray_cpus": capacity.cpus, "ray_gpus": capacity.gpus}
-            summary = write_summary(folder, hardware)
-    report = rooms.write_report(path, config.evaluation.pictures)
-    say(f"results of {config.name} ({path / 'summary.json'}):")
-    print(results_table(summary), flush=True)
-    say(f"report: {report}")
+            write_summary(folder, local_hardware() | {"ray_cpus": capacity.cpus, "ray_gpus": capacity.gpus})
     return folder
-
-
-def finished(config: RunConfig, say: Progress) -> bool:
-    """Whether nothing is left to do, which it then says. Raises RunFolderError on a folder of other settings."""
-    path = run_path(config)
-    if not (path / CONFIG).exists() or not RunFolder.open(config, path).finished:
-        return False
-    say(f"{path} is finished: nothing to do (summary.json, report/index.html). For another run give --name.")
-    return True
 
 
 def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], evaluators, say: Progress) -> None:
     """Walks the stages of the configuration in order; `config` has absolute paths."""
-    data = _data(folder, config, say)
-    check_rows(config, data)
+    data = _data(folder, config, evaluators, say)
+    check_rows(config, data, folder.path)
     data_hash = fingerprint(data, DATA_FILES)
     base = Path(config.model.path)
     for number, stage in enumerate(config.stages, start=1):
@@ -80,6 +97,7 @@ def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], ev
             say(f"{title}: finished, skipped")
         elif stage in wanted:
             say(f"{title}: begins from {base}")
+            folder.forget(config.stages[number - 1 :])  # a summary must not show what came from another model or data
             _stage(folder, config, stage, base, data, inputs, evaluators, say)
             say(f"{title}: done")
         elif any(later in wanted for later in config.stages[number:]):
@@ -91,13 +109,16 @@ def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], ev
         base = folder.model(stage)
 
 
-def _data(folder: RunFolder, config: RunConfig, say: Progress) -> Path:
-    """The data folder of the run: the one named, or one built once."""
+def _data(folder: RunFolder, config: RunConfig, evaluators, say: Progress) -> Path:
+    """The data folder of the run: the one named, or one built once for this base model's pictures."""
     if config.data.path is not None:
         return Path(config.data.path)
-    inputs = {"source": fingerprint(Path(config.data.source))} if config.data.source else {}
+    inputs = {"processor": fingerprint(Path(config.model.path), PROCESSOR_FILES)}
+    if config.data.source is not None:
+        inputs["source"] = fingerprint(Path(config.data.source))
     if folder.stage_done(DATA_STAGE, inputs) is None:
         begun = time.monotonic()
+        evaluators.prepare(Path(config.model.path))  # with new data, the first thing after it is to measure the base
         say("building the data")
         shutil.rmtree(folder.data, ignore_errors=True)  # whole, but of an interrupted or changed run
         rooms.build_data(config, folder.data, say)
@@ -155,7 +176,8 @@ def connected(config: RunConfig, say: Progress) -> Iterator[Capacity]:
         address = cluster.start() if cluster else _address()
         ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=True, logging_level="warning")
         total = ray.cluster_resources()
-        yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), f"the cluster at {address}")
+        nodes = hosting_nodes(config, ray.nodes())
+        yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), f"the cluster at {address}", nodes)
     finally:
         ray.shutdown()
         if cluster:

@@ -1,8 +1,9 @@
 """The folder of one run: its only state (DESIGN §5.9, §10).
 
 What holds: every file appears whole or not at all; a stage counts as finished only when its manifest is there, its
-inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations; one
-process at a time writes into it.
+inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations, nor its
+summary the stages of two models; a report that is there shows all stages that have finished; one process at a time writes
+into it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,8 +71,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} exists, is not empty and holds no {CONFIG}: not a run folder. Choose another --name."
             )
-        else:
-            path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        if not written.exists() or written.read_text(encoding="utf-8") != effective_yaml(config):
             write_text(written, effective_yaml(config))
         return cls(path, config)
 
@@ -145,13 +146,23 @@ class RunFolder:
         metrics: Mapping[str, Any],
         seconds: Mapping[str, float],
     ) -> Manifest:
-        """Writes the manifest: the last act of a stage. Outputs: files or folders below the run folder, all present."""
+        """Writes the manifest: the last act of a stage. Outputs: files or folders below the run folder, all present.
+
+        Summary and report do not know of the stage yet and are removed.
+        """
         hashes = {}
         for output in outputs:
             hashes |= {os.path.relpath(path, self.path): digest for path, digest in file_hashes(output).items()}
         manifest = Manifest(stage, config_hash(self.config), dict(inputs), hashes, dict(metrics), dict(seconds))
+        for stale in (self.report, self.summary_path):
+            stale.unlink(missing_ok=True)
         write_json(self.manifest_path(stage), asdict(manifest))
         return manifest
+
+    def forget(self, stages: Sequence[StageName]) -> None:
+        """Removes the manifests of stages that are about to be replaced or whose model is: they count as not done."""
+        for stage in reversed(stages):
+            self.manifest_path(stage).unlink(missing_ok=True)
 
     def stage_done(self, stage: str, expected_inputs: Mapping[str, str]) -> Manifest | None:
         """The manifest when the stage has finished on exactly these inputs and its outputs are there, else None."""
@@ -182,9 +193,14 @@ class RunFolder:
             ) from None
 
     @property
-    def finished(self) -> bool:
+    def measured(self) -> bool:
         """Whether every stage of the configuration has its manifest and the summary is written."""
         return self.summary_path.exists() and all(self.manifest(stage) is not None for stage in self.config.stages)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: the run is measured and its report is written."""
+        return self.measured and self.report.is_file()
 
 
 def file_hashes(path: Path) -> dict[Path, str]:

@@ -102,9 +102,13 @@ class PolicyForward(nn.Module):
         batch_vision_attention(model)
         self.model = model
 
-    def forward(self, batch: PolicyBatch, temperature: float = 1.0, banned: Sequence[int] = ()) -> torch.Tensor:
-        """Log-probabilities (R, T) float32 of the completion tokens; zero where `batch.mask` is false."""
-        hidden = self._hidden(batch)
+    def forward(self, batch: PolicyBatch, temperature: float = 1.0, banned: Sequence[int] = (),
+                features: torch.Tensor | None = None) -> torch.Tensor:
+        """Log-probabilities (R, T) float32 of the completion tokens; zero where `batch.mask` is false.
+
+        `features` (visual tokens of the distinct prompts, width): what `visual` gave before, where it need not run again.
+        """
+        hidden = self._hidden(batch, features)
         rows, tokens = batch.mask.nonzero(as_tuple=True)
         picked = hidden[rows, batch.source[rows, tokens]]
         targets = batch.targets[rows, tokens]
@@ -117,11 +121,17 @@ class PolicyForward(nn.Module):
         out = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)
         return out.index_put((rows, tokens), torch.cat(parts))
 
-    def _hidden(self, batch: PolicyBatch) -> torch.Tensor:
+    def visual(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """Visual tokens (tokens, width) of patches (patches, 1176) with grids (media, 3)."""
+        tower = self.model.model.visual
+        return tower(pixel_values.to(tower.dtype), grid_thw=grid_thw).pooler_output
+
+    def _hidden(self, batch: PolicyBatch, features: torch.Tensor | None) -> torch.Tensor:
         inner = self.model.model
         embeds = inner.language_model.embed_tokens(batch.input_ids)
         if batch.pixel_values is not None:
-            features = inner.visual(batch.pixel_values.to(inner.visual.dtype), grid_thw=batch.grid_thw).pooler_output
+            if features is None:
+                features = self.visual(batch.pixel_values, batch.grid_thw)
             rows = torch.cat([features[start:end] for start, end in batch.feature_rows])
             if len(rows) != int(batch.media_mask.sum()):
                 raise ValueError(f"{len(rows)} visual tokens for {int(batch.media_mask.sum())} placeholders")

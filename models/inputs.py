@@ -109,13 +109,6 @@ def engine_media(images: Sequence[Image.Image], is_video: bool) -> dict:
     return {"image": list(images)}
 
 
-def engine_request(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Sequence[Image.Image],
-                   is_video: bool) -> dict:
-    """A vLLM prompt: unexpanded ids and media."""
-    return {"prompt_token_ids": list(prompt_token_ids(processor, messages)),
-            "multi_modal_data": engine_media(images, is_video)}
-
-
 def encode(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Sequence[Image.Image], is_video: bool,
            tokens_per_second: float = 2.0) -> Encoded:
     """Run the processor once. `tokens_per_second` is the model's `vision_config.tokens_per_second`.

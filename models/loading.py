@@ -15,10 +15,11 @@ from typing import Mapping
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: file (or alternatives) -> what it is for.
 _REQUIRED = (
     (("config.json",), "model configuration"),
-    (("model.safetensors", "model.safetensors.index.json"), "weights in safetensors"),
+    ((WEIGHTS, INDEX), "weights in safetensors"),
     (("tokenizer.json",), "tokenizer"),
     (("processor_config.json", "preprocessor_config.json"), "image processor"),
     (("chat_template.jinja", "chat_template.json"), "chat template"),
@@ -31,7 +32,10 @@ class ModelFolderError(ValueError):
 
 
 def check_model_folder(path: str | Path) -> Path:
-    """The folder, if it has everything a stage needs; ModelFolderError otherwise. Reads only file names and config.json."""
+    """The folder, if it has everything a stage needs; ModelFolderError otherwise.
+
+    Reads only file names, config.json and the index of weights in several files.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise ModelFolderError(f"model folder {folder} does not exist; set model.path to a folder with a Qwen2.5-VL checkpoint")
@@ -40,6 +44,10 @@ def check_model_folder(path: str | Path) -> Path:
     if missing:
         raise ModelFolderError(f"model folder {folder} lacks {', '.join(missing)}; save the processor beside the model "
                                f"(processor.save_pretrained) or copy these files from the base model")
+    if shards := _missing_shards(folder):
+        shown = ", ".join(shards[:3]) + (f" and {len(shards) - 3} more" if len(shards) > 3 else "")
+        raise ModelFolderError(f"model folder {folder} lacks weights that {INDEX} names: {shown}; "
+                               f"fetch these files again, the download was not complete")
     try:
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     except json.JSONDecodeError as error:
@@ -49,9 +57,26 @@ def check_model_folder(path: str | Path) -> Path:
     return folder
 
 
+def _missing_shards(folder: Path) -> list[str]:
+    """Files that the index of the weights names and the folder lacks; none when the weights are one file."""
+    if (folder / WEIGHTS).is_file():
+        return []
+    try:
+        files = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFolderError(f"{folder / INDEX} is no index of weights ({type(error).__name__}: {error}); "
+                               f"restore it from the base model") from None
+    return sorted(name for name in files if not (folder / name).is_file())
+
+
 def load_processor(path: str | Path) -> Qwen2_5_VLProcessor:
-    """Tokenizer with image and video processors of a checked model folder."""
-    return AutoProcessor.from_pretrained(check_model_folder(path))
+    """Tokenizer with image and video processors of a folder; ModelFolderError also for files transformers cannot read."""
+    folder = check_model_folder(path)
+    try:
+        return AutoProcessor.from_pretrained(folder)
+    except Exception as error:  # a damaged file raises whatever its parser raises
+        raise ModelFolderError(f"the processor of {folder} cannot be loaded ({type(error).__name__}: {error}); "
+                               f"restore tokenizer, processor and chat template from the base model") from error
 
 
 def load_policy(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Qwen2_5_VLForConditionalGeneration:

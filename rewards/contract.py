@@ -1,5 +1,5 @@
 """The contract of a reward of your own: `(completion_text, example) -> float | dict[str, float]`, named by
-`path/to/file.py:name` in the configuration.
+`path/to/file.py:name` in the configuration. `python -m rewards.contract path/to/file.py:name` tries one.
 
 What holds: loading fails before a run starts, with what to change; a value that is no finite number never becomes a
 reward. An empty dict says that the reward does not apply to the row. What the function itself raises goes through to
@@ -14,7 +14,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -23,6 +23,8 @@ from types import ModuleType
 from rewards.errors import RewardContractError
 
 BUILT_IN = ("format", "answer", "iou")
+#: What `main` prints before the names of the rewards it loaded: a file that ends the process early cannot seem to load.
+LOADED = "loaded: "
 RewardFunction = Callable[[str, object], float | Mapping[str, float]]
 
 
@@ -48,20 +50,34 @@ class CustomReward:
         return float(value)
 
 
+def load_rewards(locations: Sequence[str]) -> list[CustomReward]:
+    """The rewards at all locations, in order. Raises RewardContractError as `load_reward` and `check_names` do."""
+    check_names(locations)
+    return [load_reward(location) for location in locations]
+
+
+def check_names(locations: Sequence[str]) -> None:
+    """RewardContractError when two locations name the same component: one score would hide the other."""
+    first: dict[str, str] = {}
+    for location in locations:
+        name = location.rpartition(":")[2]
+        if name in first:
+            raise RewardContractError(
+                f"rewards {first[name]!r} and {location!r} would both report {name!r}: rename one of the functions"
+            )
+        first[name] = location
+
+
 def load_reward(location: str) -> CustomReward:
     """The reward at `path/file.py:name`, its file executed once per call.
 
     Raises RewardContractError for a malformed location, a missing file or name, a file that does not import, and
     something that is not a plain function of two positional arguments.
     """
-    path, separator, name = location.rpartition(":")
-    if not separator or not path.endswith(".py") or not name.isidentifier():
-        raise RewardContractError(f"reward {location!r}: write path/to/file.py:name")
-    if not Path(path).is_file():
-        raise RewardContractError(f"reward {location!r}: there is no file {Path(path).resolve()}")
+    path, name = _parts(location)
     if name in BUILT_IN:
         raise RewardContractError(f"reward {location!r}: {name!r} is a built-in component, choose another name")
-    module = _execute(Path(path).resolve(), location)
+    module = _execute(path, location)
     members = vars(module)
     if name not in members:
         found = inspect.getmembers(module, inspect.isfunction)
@@ -69,6 +85,21 @@ def load_reward(location: str) -> CustomReward:
         known = ", ".join(functions) or "none"
         raise RewardContractError(f"reward {location!r}: no {name!r} in the file; its functions: {known}")
     return CustomReward(name, _checked(members[name], location))
+
+
+def source_hash(location: str) -> str:
+    """SHA-256 of the file of a location; what that file imports is not seen. RewardContractError when it is missing."""
+    return hashlib.sha256(_parts(location)[0].read_bytes()).hexdigest()
+
+
+def _parts(location: str) -> tuple[Path, str]:
+    """The file of a location, which exists, and the name in it. RewardContractError otherwise."""
+    path, separator, name = location.rpartition(":")
+    if not separator or not path.endswith(".py") or not name.isidentifier():
+        raise RewardContractError(f"reward {location!r}: write path/to/file.py:name")
+    if not Path(path).is_file():
+        raise RewardContractError(f"reward {location!r}: there is no file {Path(path).resolve()}")
+    return Path(path).resolve(), name
 
 
 def _execute(path: Path, location: str) -> ModuleType:
@@ -100,3 +131,18 @@ def _checked(function: object, location: str) -> RewardFunction:
             f"reward {location!r}: it must take (completion_text, example) by position: {error}"
         ) from error
     return function
+
+
+def main(locations: Sequence[str]) -> int:
+    """Loads the rewards. 0 and their names as the last line, or 2 and the reason on standard error."""
+    try:
+        rewards = load_rewards(locations)
+    except RewardContractError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{LOADED}{', '.join(reward.name for reward in rewards)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

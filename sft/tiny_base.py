@@ -4,10 +4,10 @@ A seeded, re-runnable command:
 
     python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--see-steps N] [--speak-steps N] [--pictures N] [--threads 2] [--resume]
 
-It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the whole model:
-several questions about each picture in one conversation, loss on the answers only. None of the ladder's prompts or
-formats appear. Progress goes to the terminal; every 500 steps the state is saved, so that `--resume` continues an
-interrupted run with the same result.
+It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the model in
+phases (`PHASES`): several questions about each picture in one conversation, loss on the answers only. None of the
+ladder's prompts or formats appear. Progress goes to the terminal; every 500 steps the state is saved, so that
+`--resume` continues an interrupted run with the same result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data.pictures import SEE, SPEAK, Picture, conversation, make_picture, mirrored
+from data.pictures import FIND, SEE, SPEAK, Picture, conversation, make_picture, mirrored
 from models.forward import PolicyForward, Sample, build_batch
 from models.inputs import Encoded, encode
 from models.loading import load_policy, load_processor, save_policy
@@ -35,7 +35,6 @@ from models.tiny import build_tiny
 from sft.tiny_vision import train_vision
 
 SIDE, RENDER_SIDE = 112, 168
-TURNS = 2
 BATCH = 40
 FINAL_LR, WARMUP = 2e-5, 100
 SAVE_EVERY = 500
@@ -43,17 +42,25 @@ SAVE_EVERY = 500
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: what is asked, how long by default, how fast, and which stream of random numbers it draws."""
+    """A part of the training: what is asked, how many times per picture, how long by default, how fast, which stream of
+    random numbers it draws, and whether the vision tower learns too (if not, every picture goes through it once)."""
 
     name: str
     kinds: Mapping[str, float]
+    turns: int
     steps: int
     peak_lr: float
     stream: int
+    eyes: bool = True
 
 
-#: First to find things, then to say it in several ways and to write numbers, lists and sentences.
-PHASES = (Phase("see", SEE, 1600, 1.2e-3, 1), Phase("speak", SPEAK, 1600, 1e-3, 3))
+#: First to read places off a picture; then to tell which of several things is meant, which takes many questions; then
+#: to say it in several ways and to write numbers, lists and sentences.
+PHASES = (
+    Phase("see", SEE, 2, 1600, 1.2e-3, 1),
+    Phase("find", FIND, 4, 2000, 1.5e-3, 4, eyes=False),
+    Phase("speak", SPEAK, 2, 900, 8e-4, 3),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,16 @@ def draw_pictures(count: int, seed: int, processes: int) -> list[Picture]:
     """`count` pictures, each from its own seed, so that the number of processes changes nothing."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return list(pool.map(_draw, [(seed, index) for index in range(count)], chunksize=100))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation: the first question as prompt, the rest as completion, which of its tokens are answers, and the place
+    of its picture in `Rows.seen`."""
+
+    sample: Sample
+    answers: list[bool]
+    place: tuple[int, int]
 
 
 class Rows:
@@ -105,13 +122,23 @@ class Rows:
             self._prompts[question] = encode(self.processor, [{"role": "user", "content": content}], [self._blank], False)
         return self._prompts[question]
 
-    def sample(self, index: int, rng: np.random.Generator, kinds: Mapping[str, float] = SEE) -> tuple[Sample, list[bool]]:
-        """One row: the first question as prompt, the rest of the conversation as completion, and which of its tokens are
-        answers."""
-        picture = self.pictures[index]
-        if rng.random() < 0.5:
+    @torch.no_grad()
+    def seen(self, policy: PolicyForward) -> torch.Tensor:
+        """Visual tokens (2, pictures, tokens, width) of all pictures as they are, and mirrored."""
+        grid = torch.tensor([[1, SIDE // 14, SIDE // 14]])
+        both = [*self.pictures, *map(mirrored, self.pictures)]
+        tokens = []
+        for first in range(0, len(both), 64):
+            patches = [self.patches(picture.rgb) for picture in both[first:first + 64]]
+            tokens.append(policy.visual(torch.cat(patches), grid.expand(len(patches), 3)).unflatten(0, (len(patches), -1)))
+        return torch.cat(tokens).unflatten(0, (2, -1))
+
+    def sample(self, index: int, rng: np.random.Generator, phase: Phase) -> Row:
+        """A conversation about the picture, mirrored every other time."""
+        picture, flipped = self.pictures[index], rng.random() < 0.5
+        if flipped:
             picture = mirrored(picture)
-        turns = conversation(picture, rng, TURNS, kinds)
+        turns = conversation(picture, rng, phase.turns, phase.kinds)
         prompt = self._prompt(turns[0][0])
         encoded = Encoded(prompt.prompt_ids, prompt.input_ids, prompt.token_types, self.patches(picture.rgb),
                           prompt.grid_thw, prompt.positions)
@@ -125,7 +152,7 @@ class Rows:
             reply = tokenize(answer + "<|im_end|>")
             ids += reply
             answers += [True] * len(reply)
-        return Sample(encoded, tuple(ids)), answers
+        return Row(Sample(encoded, tuple(ids)), answers, (int(flipped), index))
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -156,12 +183,14 @@ def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int,
     save_policy(policy.model, work, out)
     (out / "training.json").write_text(json.dumps({
         "command": "python -m sft.tiny_base", "vision_steps": vision_steps, "steps": dict(steps), "pictures": pictures, "seed": seed,
-        "batch": BATCH, "turns": TURNS}, indent=1) + "\n")
+        "batch": BATCH}, indent=1) + "\n")
 
 
 def _train_phase(phase: Phase, policy: PolicyForward, rows: Rows, steps: int, seed: int, done: Done | None, work: Path,
                  begun: float) -> None:
     """One phase with its own optimizer and schedule."""
+    policy.model.model.visual.requires_grad_(phase.eyes)
+    seen = None if phase.eyes else rows.seen(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.peak_lr, betas=(0.9, 0.95), weight_decay=0.05)
     if done is not None:
         optimizer.load_state_dict({"state": done.moments, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -169,14 +198,15 @@ def _train_phase(phase: Phase, policy: PolicyForward, rows: Rows, steps: int, se
     shown, since = [], time.time()
     for step in range(done.step if done is not None else 0, steps):
         rng = np.random.default_rng((seed, phase.stream, step))
-        drawn = [rows.sample(int(index), rng, phase.kinds) for index in rng.integers(len(rows.pictures), size=BATCH)]
-        batch = build_batch([sample for sample, _ in drawn], pad)
+        drawn = [rows.sample(int(index), rng, phase) for index in rng.integers(len(rows.pictures), size=BATCH)]
+        batch = build_batch([row.sample for row in drawn], pad)
         answers = torch.zeros_like(batch.mask)
-        for row, (_, flags) in enumerate(drawn):
-            answers[row, :len(flags)] = torch.tensor(flags)
+        for place, row in enumerate(drawn):
+            answers[place, :len(row.answers)] = torch.tensor(row.answers)
+        features = None if seen is None else torch.cat([seen[row.place] for row in drawn])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, phase.peak_lr)
-        loss = -policy(batch)[answers].mean()
+        loss = -policy(batch, features=features)[answers].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

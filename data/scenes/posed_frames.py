@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.media import PictureError, decoded_sizes
 from data.scenes.types import Camera, Frame, Scene, SceneObject, Solid
 
 FILE = "scene.json"
@@ -54,8 +55,8 @@ class SceneError(ValueError):
 def read_posed_frames(folder: str | Path) -> list[Scene]:
     """The scene of `folder`, or of each of its sub-folders that holds a scene.json, ordered by sub-folder name.
 
-    Image paths in the scenes are absolute. Opens every picture's header, reads no pixels. SceneError on anything
-    missing, of a wrong shape, not finite, or a picture of another size than declared.
+    Image paths in the scenes are absolute. SceneError on anything missing, of a wrong shape, not finite, or a picture
+    of another size than declared or that cannot be decoded to its last pixel.
     """
     folder = Path(folder).resolve()
     files = [folder / FILE] if (folder / FILE).is_file() else sorted(folder.glob(f"*/{FILE}"))
@@ -99,6 +100,11 @@ def _read_scene(file: Path) -> Scene:
         if objects[-1].id in ids:
             reader.refuse(f"objects[{index}].id", f"{objects[-1].id} is used twice", "Number the objects uniquely")
         ids.add(objects[-1].id)
+    # Last, because it takes longest: whatever else is wrong has been said by now.
+    for index, found in enumerate(decoded_sizes([frame.image for frame in frames])):
+        if isinstance(found, PictureError):
+            reader.refuse(f"frames[{index}].file", f"{frames[index].image} cannot be decoded ({found})",
+                          "Replace it or drop the frame")
     return Scene(name, tuple(objects), tuple(frames), None)
 
 

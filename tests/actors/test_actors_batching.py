@@ -88,7 +88,13 @@ def test_one_kind_of_rows_fills_every_step_and_too_few_rows_are_refused() -> Non
         PromptSchedule(located[:3], GRPOConfig(prompts_per_step=4), seed=0)
 
 
-def test_sampling_seeds_differ_by_step_and_row_and_leave_room_for_the_group() -> None:
+def test_an_epoch_counts_only_rows_that_can_be_drawn() -> None:
+    rows = [row(index, located=index < 10) for index in range(40)]
+    assert PromptSchedule(rows, GRPOConfig(prompts_per_step=5, localization_share=0.0), seed=0).steps == 6
+    assert PromptSchedule(rows, GRPOConfig(prompts_per_step=5, localization_share=0.3), seed=0).steps == 8
+
+
+def test_sampling_seeds_differ_by_step_and_place_and_leave_room_for_the_group() -> None:
     schedule = PromptSchedule([row(index) for index in range(8)], GRPOConfig(prompts_per_step=4), seed=0)
-    seeds = {schedule.sampling_seed(step, row(index)) for step in range(5) for index in range(8)}
+    seeds = {schedule.sampling_seed(step, place) for step in range(5) for place in range(8)}
     assert len(seeds) == 40 and max(seeds) < 1 << 30

@@ -1,12 +1,11 @@
 """Waits end on silence and say who waited for what."""
 
-import asyncio
 import pickle
 import time
 
 import pytest
 
-from actors.deadlines import DeadlineExceeded, RayWait, Silence, wait_with_progress
+from actors.deadlines import DeadlineExceeded, RayWait, Silence
 
 
 class Clock:
@@ -24,47 +23,6 @@ def test_silence_counts_from_the_last_change():
     assert silence.seconds == 6 and not silence.exceeded
     clock.now = 22
     assert silence.exceeded
-
-
-def test_a_slow_task_that_progresses_is_not_killed():
-    async def slow():
-        for _ in range(8):
-            await asyncio.sleep(0.05)
-            steps.append(1)
-        return "done"
-
-    steps: list[int] = []
-    limits = {"silence_seconds": 0.2, "progress": lambda: len(steps), "poll_seconds": 0.02}
-    assert asyncio.run(wait_with_progress(slow(), who="a", what="b", **limits)) == "done"
-
-
-def test_a_silent_task_is_cancelled_and_named():
-    async def hang():
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            cancelled.append(True)
-            raise
-
-    async def wait():
-        try:
-            limits = {"silence_seconds": 0.1, "progress": lambda: 3, "poll_seconds": 0.02}
-            await wait_with_progress(hang(), who="trainer", what="group 7 of w0", **limits)
-        finally:
-            await asyncio.sleep(0)
-
-    cancelled: list[bool] = []
-    with pytest.raises(DeadlineExceeded, match="trainer waited for group 7 of w0: no progress for 0.1 s; last value 3"):
-        asyncio.run(wait())
-    assert cancelled == [True]
-
-
-def test_errors_of_the_awaited_come_through():
-    async def fail():
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        asyncio.run(wait_with_progress(fail(), who="a", what="b", silence_seconds=1))
 
 
 def test_the_error_travels_between_processes():
@@ -87,5 +45,8 @@ def test_ray_wait_collects_by_label_and_names_what_is_missing(monkeypatch):
         assert wait.one(task.remote(0), "one", 60) == 0
         with pytest.raises(DeadlineExceeded, match=r"trainer waited for rewards \(1 missing: slow\)"):
             wait.all({"slow": task.remote(600), "b": task.remote(0)}, "rewards", 2)
+        steps = iter(range(1000))
+        moving = task.remote(3)  # longer than the limit, and progressing all the time
+        assert wait.one(moving, "one that moves", 1, progress=lambda: next(steps)) == 3
     finally:
         ray.shutdown()

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from actors.record import CheckpointMismatch, StageRecord
-from actors.trainer import GrpoFailed, check_failed_share, train_policy, with_advantages
+from actors.stage import largest_gap
+from actors.trainer import GrpoFailed, check_failed_share, gap_alarm, train_policy, with_advantages
 from actors.types import Completion, Generation, Group
 from configs.schema import (
     GRPOConfig,
@@ -141,6 +142,18 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
     with pytest.raises(CheckpointMismatch, match="remove that folder"):
         StageRecord(tmp_path, "other").resume()
+
+
+def test_a_gap_above_the_tolerance_is_told() -> None:
+    assert gap_alarm({"step": 3, "logprob_gap_max": 1e-4}, 1e-3) is None
+    assert gap_alarm({"step": 3, "logprob_gap_max": None}, 1e-3) is None
+    assert "step 4: engine and learner differ by 1.9 nats" in str(gap_alarm({"step": 3, "logprob_gap_max": 1.95}, 1e-3))
+
+
+def test_one_difference_that_is_no_number_makes_the_canary_gap_no_number() -> None:
+    assert largest_gap([(-1.0, -1.5), (-2.0, -2.25)]) == 0.5
+    assert math.isnan(largest_gap([(-1.0, -1.5), (math.nan, -2.0), (-3.0, -3.0)]))
+    assert math.isnan(largest_gap([(-1.0, -math.inf), (-3.0, -3.0)]))
 
 
 def digit_writer(folder: Path, rows: list[Example]) -> Path:

@@ -75,7 +75,7 @@ def test_published_file_holds_the_tensors_and_the_tied_head_last(store):
     assert all(torch.equal(content[name], tensor) for name, tensor in state.items())
     assert version.nbytes == 4 * 15 + 2 * 9 + 4 * 4 + 4 * 15
     assert [path.name for path in store.folder.iterdir()] == ["v4.safetensors"]
-    store.verify(version)
+    read_verified(version.path, version.manifest)
 
 
 def test_a_head_that_shares_storage_with_the_embedding_is_written_whole(store):
@@ -103,7 +103,7 @@ def test_a_changed_byte_in_the_file_is_found_and_named(store):
     content["model.visual.patch_embed.proj.weight"].view(torch.int32)[0, 0] ^= 1
     save_file(content, version.path)
     with pytest.raises(WeightVersionError, match="model.visual.patch_embed.proj.weight has checksum"):
-        store.verify(version)
+        read_verified(version.path, version.manifest)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_released_versions_are_gone_and_close_removes_the_folder(store):
     store.release(1)
     assert store.live == (2,)
     with pytest.raises(WeightVersionError, match="cannot be read"):
-        store.verify(first)
-    store.verify(second)
+        read_verified(first.path, first.manifest)
+    read_verified(second.path, second.manifest)
     with pytest.raises(WeightVersionError, match="version 1 is not published"):
         store.release(1)
     store.close()

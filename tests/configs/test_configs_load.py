@@ -135,12 +135,12 @@ def test_effective_yaml_reads_back_to_the_same_object(tmp_path):
     assert effective_yaml(config).splitlines()[0] == "name: n"
 
 
-def test_diff_and_hash_see_every_setting_but_root():
+def test_diff_and_hash_see_every_setting_that_decides_results():
     one = RunConfig()
     two = one.model_copy(update={"seed": 3, "grpo": one.grpo.model_copy(update={"steps": 4})})
     assert config_diff(one, two) == ["seed: 0 -> 3", "grpo.steps: None -> 4"]
     assert config_hash(one) != config_hash(two)
-    moved = one.model_copy(update={"root": "elsewhere"})
+    moved = RunConfig.model_validate({"root": "elsewhere", "deadlines": {"learner": 9}, "rollout": {"workers": 3}})
     assert config_diff(one, moved) == [] and config_hash(one) == config_hash(moved)
 
 

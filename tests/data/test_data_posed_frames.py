@@ -163,6 +163,20 @@ def test_pictures_that_ask_to_be_turned_are_refused(tmp_path):
     assert caught.value.field == "frames[1].file"
 
 
+def test_a_picture_that_was_cut_is_refused(tmp_path):
+    content = document()
+    content["frames"][1]["file"] = "frames/1.jpg"
+    folder = write(tmp_path, content)
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "frames" / "1.jpg")
+    assert len(read_posed_frames(folder)[0].frames) == 2
+    whole = (folder / "frames" / "1.jpg").read_bytes()
+    (folder / "frames" / "1.jpg").write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(SceneError, match=r"1\.jpg cannot be decoded .*truncated.*Replace it or drop") as caught:
+        read_posed_frames(folder)
+    assert caught.value.field == "frames[1].file"
+
+
 sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="no ScanNet sample in ../shared/data/scannet_sample")
 
 

@@ -18,7 +18,7 @@ from data.scene_questions import (
     view_scene,
 )
 from data.scenes.rooms import make_room
-from data.scenes.types import Camera, Frame, Scene, SceneObject
+from data.scenes.types import Camera, Frame, Scene, SceneObject, Solid
 from data.templates import lettered
 from data.types import LOCALIZATION, NUMERIC_TYPES
 
@@ -127,6 +127,26 @@ def test_a_label_that_fits_two_things_in_the_picture_is_not_asked_about():
     assert confusable("Coffee table", "table") and not confusable("table", "tablet")
 
 
+@pytest.mark.parametrize("image", [None, "picture.jpg"], ids=["rendered", "real"])
+def test_a_label_that_fits_something_around_the_camera_is_not_asked_about(image):
+    def thing(id, label, center, dimensions, *solids):
+        whole = Solid("box", center, tuple(side / 2 for side in dimensions), (0.5, 0.5, 0.5))
+        return SceneObject(id, label, center, dimensions, solids or (whole,))
+
+    door = Solid("box", (-0.4, 0.0, 0.9), (0.1, 0.4, 0.1), (0.5, 0.5, 0.5))  # the one part of the near cabinet in view
+    near = thing(0, "cabinet", (0.0, 0.0, 0.5), (1.2, 1.2, 1.2), door)
+    far, lamp = thing(1, "cabinet", (0.5, 0.0, 3.0), (0.8, 0.8, 0.4)), thing(2, "lamp", (-0.6, 0.0, 3.5), (0.5, 1.0, 0.5))
+    frame = Frame("f0", Camera(np.array([[50.0, 0, 50], [0, 50, 50], [0, 0, 1]]), np.eye(4), 100, 100), image)
+    asked = {}
+    for objects in ((far, lamp), (near, far, lamp)):
+        made = Scene("hand", objects, (frame,))
+        records = {"f0": frame_records(made, frame)}
+        assert [r.object_id for r in records["f0"]] == [1, 2]
+        rows = single_image_rows(made, records, 20, CONFIG, rng())
+        asked[len(objects)] = {label for row in rows for label in re.findall("cabinet|lamp", row.question)}
+    assert asked == {2: {"cabinet", "lamp"}, 3: {"lamp"}}
+
+
 def test_localization_asks_for_integer_boxes_of_the_objects_mentioned():
     rows = localization_rows(single_image_rows(scene(SOFA, LAMP, BED), {"f0": [record(o) for o in (SOFA, LAMP, BED)]},
                                                20, CONFIG, rng()), 20)
@@ -194,6 +214,24 @@ def test_appearance_order_is_not_asked_when_a_glimpse_says_otherwise():
     records["f0"].append(record(BED, "f0", visibility=0.2, area=0.01))  # not clear, yet visible before the sofa
     seen = view_scene(scene(SOFA, LAMP, BED, frames=FRAMES), FRAMES, records, CONFIG)
     assert ask_scene("appearance order", seen) == []
+
+
+@pytest.mark.parametrize("number, orders", [(None, 1), (0, 0), (1, 0), (2, 1), (3, 1)])
+def test_what_shows_without_a_record_has_no_known_first_picture_and_is_not_counted(number, orders):
+    """A second bed stands around the camera of picture `number`; the bed that has records shows clearly in picture 2."""
+    second = replace(BED, id=3, center=(9.0, 9.0, 1.0))
+    away = np.array([0.0, 0.0, 100.0])  # far above everything, looking up
+    frames = []
+    for index, name in enumerate(FRAMES):
+        pose = np.eye(4)
+        pose[:3, 3] = second.center if index == number else away
+        frames.append(Frame(name, Camera(np.eye(3), pose, 100, 100), f"{name}.jpg"))
+    records = {name: [record(item, name) for item in items] for name, items in SEEN.items()}
+    seen = view_scene(Scene("hand", (SOFA, LAMP, BED, second), tuple(frames), ROOM), FRAMES, records, CONFIG)
+    assert seen.unrecorded == ({} if number is None else {3: number + 1})
+    assert len(ask_scene("appearance order", seen)) == orders
+    counted = {q.question for q in ask_scene("object count", seen)}
+    assert counted == {"How many lamp(s) are in this room?", "How many sofa(s) are in this room?"}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -175,6 +176,38 @@ def test_media_are_checked_with_one_summary(tmp_path):
     message = str(caught.value)
     assert message.startswith("11 of 13 media cannot be used") and message.endswith("and 1 more")
     assert "3.jpg: not a readable picture" in message and "0.jpg: no such file" in message
+
+
+@pytest.mark.parametrize("kind, options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {})],
+                         ids=["jpeg", "progressive", "png"])
+def test_a_picture_that_was_cut_is_found_whatever_its_header_says(tmp_path, kind, options):
+    split = load_split(full_split(tmp_path), "train")
+    (path,) = split.grounding[0].media
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, kind, **options)
+    assert check_media(split.examples) == 1
+    with open(path, "rb+") as file:
+        file.truncate(file.seek(0, 2) // 3)
+    with Image.open(path) as picture:  # the header is whole
+        assert picture.size == (64, 48)
+    with pytest.raises(MediaError, match=r"820\.jpg: not a readable picture \(OSError: .*truncated"):
+        check_media(split.examples)
+
+
+def test_boxes_lie_on_the_upright_picture(tmp_path):
+    """A turned picture is checked as the model is given it: 48 x 64 pixels in the file, 64 x 48 when shown."""
+    full_split(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64)).save(tmp_path / "train/images/scene0000_00/820.jpg", exif=exif)
+    for box, fits in (([10, 20, 60, 44], True), ([10, 20, 40, 60], False)):
+        rows = read_rows(write(tmp_path, GROUNDING_FILE, changed(GROUNDING, answer=[{"bbox_2d": box, "label": "bowl"}])),
+                         GROUNDING_FILE, "train")
+        if fits:
+            assert check_media(rows) == 1
+        else:
+            with pytest.raises(MediaError, match="outside the 64 x 48 picture"):
+                check_media(rows)
 
 
 def test_a_box_outside_its_picture_is_found(tmp_path):

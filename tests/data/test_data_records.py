@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import RoomsConfig
-from data.records import NEAR, clipped_hull, frame_records, project_box
+from data.records import NEAR, clipped_hull, frame_records, project_box, unrecorded
 from data.scenes.furniture import place
 from data.scenes.render import corners, render
 from data.scenes.rooms import look, make_room
@@ -74,6 +74,26 @@ def test_what_is_behind_beside_or_around_the_camera_has_no_record(image):
     assert records([box(0, (0, 0, 0.5), (1, 1, 1))], image=image) == []
     assert records([box(0, (0, 0, 0.5 + NEAR / 2), (1, 1, 1))], image=image) == []
     assert len(records([box(0, (0, 0, 0.5 + 2 * NEAR), (1, 1, 1))], image=image)) == 1
+
+
+def left_out(objects, image):
+    frame = Frame("000", WORLD, image)
+    scene = Scene("scene", tuple(objects), (frame,))
+    return [item.label for item in unrecorded(scene, frame, frame_records(scene, frame))]
+
+
+@SOURCES
+def test_what_shows_though_it_has_no_record_is_known(image):
+    solid = Solid("box", (0.3, 0, 1.2), (0.1, 0.1, 0.1), (0.5, 0.5, 0.5))  # of a shelf that stands around the camera
+    shelf = SceneObject(0, "shelf", (0, 0, 0.5), (2, 2, 2), (solid,))
+    lamp = box(1, (0, 0, 3), (0.2, 0.4, 2), "lamp")
+    beside, behind = box(2, (5, 0, 2), (1, 1, 1)), box(3, (0, 0, -2), (1, 1, 1))
+    assert records([shelf], image=image) == [] and left_out([lamp, beside, behind], image) == []
+    assert left_out([lamp, shelf, beside, behind], image) == ["shelf"]
+    # Its one solid hidden by a wall: the picture of a room is known, of a real frame there are only boxes.
+    wall = box(4, (0, 0, 0.8), (4, 4, 0.2), "wall")
+    assert left_out([shelf, wall], image) == (["shelf"] if image else [])
+    assert left_out([lamp, wall], image) == (["lamp"] if image else [])
 
 
 @SOURCES

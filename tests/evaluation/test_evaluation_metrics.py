@@ -27,9 +27,12 @@ def test_interval_agrees_with_scipy():
     assert (low, high) == pytest.approx(tuple(theirs), abs=2e-3)
 
 
-def test_interval_does_not_depend_on_chunking_of_memory():
+@pytest.mark.parametrize("cells", [1, 301, 7 * 300])
+def test_interval_does_not_depend_on_chunking_of_memory(monkeypatch, cells):
     values = list(np.linspace(0, 1, 300))
-    assert len(bootstrap_means(values, 0, draws=10_000)) == 10_000
+    whole = bootstrap_means(values, 0, draws=1000)
+    monkeypatch.setattr("evaluation.metrics._CHUNK_CELLS", cells)
+    assert np.array_equal(bootstrap_means(values, 0, draws=1000), whole)
 
 
 def test_record_of_a_constant_gain_has_a_point_interval():

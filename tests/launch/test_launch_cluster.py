@@ -21,7 +21,7 @@ from launch.cluster import LocalCluster
 jobs.INTERRUPTED = 130
 command = sys.argv[1:]
 original = jobs._follow
-jobs._follow = lambda address, _, say: original(address, command, say)
+jobs._follow = lambda address, _, variables, say: original(address, command, variables, say)
 sys.exit(jobs.submit_and_follow([], print))
 """
 

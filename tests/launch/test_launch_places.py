@@ -29,13 +29,18 @@ def test_runs_lie_below_home_and_inputs_where_they_are(tmp_path, monkeypatch):
     (copy / "models" / "tiny").mkdir(parents=True)
     base.mkdir()
     monkeypatch.chdir(copy)
-    config = RunConfig.model_validate({"name": "n", "model": {"path": "models/tiny"}, "data": {"source": "../far"}})
+    (copy / "mine.py").write_text("")
+    config = RunConfig.model_validate({
+        "name": "n", "model": {"path": "models/tiny"}, "data": {"source": "../far"},
+        "reward": {"custom": ["mine.py:brevity", "other/theirs.py:length", "no-location"]},
+    })
     absolute = with_absolute_paths(config, base)
     assert run_path(config, base) == base / "runs" / "n"
     assert absolute.root == str(base / "runs") and run_path(absolute, copy) == base / "runs" / "n"
     assert absolute.model.path == str(copy / "models" / "tiny")  # came along with the job
     assert absolute.data.source == str(base / ".." / "far") and absolute.data.path is None
-    assert config.model.path == "models/tiny"
+    assert absolute.reward.custom == (f"{copy}/mine.py:brevity", f"{base}/other/theirs.py:length", "no-location")
+    assert config.model.path == "models/tiny" and config.reward.custom[0] == "mine.py:brevity"
 
 
 def test_the_token_is_adopted_before_ray_is_imported():

@@ -2,22 +2,28 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from configs.schema import RunConfig
+from launch import preflight
+from launch.data_checks import check_rows, data_problems
 from launch.preflight import (
     Capacity,
-    PreflightError,
     check,
-    check_rows,
-    data_problems,
+    hosting_nodes,
     model_problems,
+    node_problems,
+    remarks,
     resource_problems,
+    reward_problems,
     stage_demand,
 )
+from launch.problems import PreflightError
 
+TINY_BASE = Path(__file__).resolve().parents[2] / "models" / "tiny_base"
 TWO_CPUS = Capacity(2.0, 0.0, "this machine")
 
 
@@ -27,38 +33,22 @@ def config(**sections) -> RunConfig:
 
 @pytest.fixture
 def model_folder(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("model.safetensors", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
-        (folder / name).write_text("{}")
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
-    return folder
+    return shutil.copytree(TINY_BASE, tmp_path / "model")
 
 
 @pytest.fixture
-def data_folder(tmp_path):
+def data_folder(tmp_path, write_rows):
     folder = tmp_path / "data"
+    write_rows(folder, grounding=False)
     for split in ("train", "heldout"):
         (folder / split / "images" / "room").mkdir(parents=True)
         Image.new("RGB", (56, 56)).save(folder / split / "images" / "room" / "f.png")
-        row = {
-            "question_id": 0,
-            "image": ["room/f.png"],
-            "data_type": "single_image",
-            "question": "How many chairs are there?",
-            "options": None,
-            "answer": "2",
-            "question_type": "object count",
-        }
-        (folder / split / "spld_spatial_data.jsonl").write_text(json.dumps(row) + "\n")
-        for name in ("spld_grounding_data.jsonl", "spld_coldstart_data.jsonl"):
-            (folder / split / name).write_text("")
     return folder
 
 
 def test_good_inputs_pass(tmp_path, model_folder, data_folder):
     good = config(model={"path": str(model_folder)}, data={"path": str(data_folder)}, stages=["sft2", "grpo"],
-                  grpo={"prompts_per_step": 1})
+                  grpo={"prompts_per_step": 1}, rollout={"max_model_len": 2048})
     check(good, TWO_CPUS, tmp_path / "runs" / "r")
     assert not (tmp_path / "runs").exists()
 
@@ -70,10 +60,17 @@ def test_a_model_without_processor(model_folder):
     assert problem.where == "model.path" and "processor" in problem.remedy
 
 
-def test_stages_without_enough_rows_are_named(data_folder):
+def test_a_model_whose_processor_cannot_be_read(model_folder, data_folder):
+    (model_folder / "tokenizer.json").write_text("{")
+    settings = config(model={"path": str(model_folder)}, data={"path": str(data_folder)}, stages=["sft2"])
+    (problem,) = [*model_problems(settings), *data_problems(settings)]
+    assert "processor" in problem.what and problem.where == "model.path" and problem.remedy.startswith("restore")
+
+
+def test_stages_without_enough_rows_are_named(data_folder, tmp_path):
     (data_folder / "heldout" / "spld_spatial_data.jsonl").write_text("")
     with pytest.raises(PreflightError) as refused:
-        check_rows(config(stages=["sft1", "sft2", "grpo"], grpo={"prompts_per_step": 2}), data_folder)
+        check_rows(config(stages=["sft1", "sft2", "grpo"], grpo={"prompts_per_step": 2}), data_folder, tmp_path / "run")
     told = [(problem.where.rsplit("/", 1)[1], problem.what) for problem in refused.value.problems]
     assert told == [
         ("train", "stage sft1 needs at least 1 localisation rows to train on, there are 0"),
@@ -113,6 +110,155 @@ def test_a_missing_split_and_a_source_without_scene(data_folder, tmp_path):
     assert "scene.json" in problem.what
     (problem,) = data_problems(config(data={"source": "a", "path": "b"}))
     assert problem.where == "data.path, data.source"
+
+
+@pytest.fixture
+def coldstart_folder(data_folder):
+    """Built for preset `ladder` and a processor that makes 112 x 112 pixels of every square picture, as the tiny base's."""
+    row = {"question_id": 5, "image": ["room/f.png"], "data_type": "single_image", "prompt": "How many chairs?",
+           "solution": "<think>Two.</think><answer>2</answer>"}
+    (data_folder / "train" / "spld_coldstart_data.jsonl").write_text(json.dumps(row) + "\n")
+    write_manifest(data_folder, preset="ladder", processed=[112, 112])
+    return data_folder
+
+
+def write_manifest(folder: Path, preset: str, processed: list[int]) -> None:
+    names = ("spld_spatial_data.jsonl", "spld_grounding_data.jsonl", "spld_coldstart_data.jsonl")
+    counts = {split: {"rows": {name: len((folder / split / name).read_text().splitlines()) for name in names}}
+              for split in ("train", "heldout")}
+    sizes = [{"original": [56, 56], "processed": processed}]
+    manifest = {"config": {"preset": preset}, "processed_sizes": sizes, "counts": counts}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "preset, processed, where, part",
+    [
+        ("ladder", [112, 112], [], ""),
+        ("paper", [112, 112], ["data.preset"], "written for preset 'paper', the run asks for 'ladder'"),
+        ("ladder", [56, 56], ["model.path, data.path"], "in pictures of 56 x 56 pixels (original 56 x 56)"),
+    ],
+)
+def test_coldstart_rows_rendered_for_another_model_or_preset(
+    coldstart_folder, model_folder, preset, processed, where, part
+):
+    write_manifest(coldstart_folder, preset, processed)
+    settings = config(model={"path": str(model_folder)}, data={"path": str(coldstart_folder)}, stages=["coldstart"])
+    problems = list(data_problems(settings))
+    assert [problem.where for problem in problems] == where
+    assert all(part in problem.what and "ladder data build" in problem.remedy for problem in problems)
+    assert not list(data_problems(settings.model_copy(update={"stages": ("sft2",)})))
+
+
+def test_coldstart_rows_from_elsewhere_are_not_judged(coldstart_folder, model_folder):
+    (coldstart_folder / "manifest.json").unlink()
+    settings = config(model={"path": str(model_folder)}, data={"path": str(coldstart_folder)}, stages=["coldstart"])
+    assert not list(data_problems(settings))
+
+
+def test_a_prompt_that_leaves_no_room_for_the_answer(data_folder, model_folder):
+    def problems(stage: str, limit: int, answer: int = 10) -> list:
+        return list(data_problems(config(
+            model={"path": str(model_folder)}, data={"path": str(data_folder)}, stages=[stage],
+            rollout={"max_model_len": limit}, evaluation={"max_new_tokens": answer},
+            grpo={"prompts_per_step": 1, "sampling": {"max_new_tokens": 100}},
+        )))
+
+    (problem,) = problems("grpo", 100)
+    assert problem.where == "rollout.max_model_len" and "row train/spld_spatial_data/0 takes" in problem.what
+    assert "grpo.sampling.max_new_tokens allows 100 more" in problem.what
+    least = int(problem.remedy.split()[3])
+    assert not problems("grpo", least) and len(problems("grpo", least - 1)) == 1
+    assert not problems("sft2", 100)
+    (problem,) = problems("sft2", 100, answer=60)
+    assert "row heldout/spld_spatial_data/0" in problem.what and "evaluation.max_new_tokens" in problem.what
+
+
+def test_rows_with_more_pictures_than_the_engine_takes(data_folder, model_folder):
+    path = data_folder / "heldout" / "spld_spatial_data.jsonl"
+    row = json.loads(path.read_text()) | {"data_type": "multi_view", "image": ["room/f.png"] * 17}
+    path.write_text(json.dumps(row) + "\n")
+    (problem,) = data_problems(config(model={"path": str(model_folder)}, data={"path": str(data_folder)}, stages=["sft2"]))
+    assert "more than 16 pictures, the most the engine takes in one prompt: 1;" in problem.what
+    assert "heldout/spld_spatial_data/0 with 17" in problem.what
+
+
+@pytest.mark.parametrize(
+    "rooms, where",
+    [
+        ({"views": 16, "objects": [3, 3]}, []),
+        ({"views": 17}, ["data.rooms.views"]),
+        ({"objects": [5, 4]}, ["data.rooms.objects"]),
+        ({"objects": [0, 4]}, ["data.rooms.objects"]),
+    ],
+)
+def test_rooms_that_cannot_be_built_or_asked(rooms, where):
+    assert [problem.where for problem in data_problems(config(data={"rooms": rooms}))] == where
+
+
+def test_rewards_that_load_pass(tmp_path):
+    (tmp_path / "mine.py").write_text("print('hello')\ndef brevity(text, row):\n    return 1.0\n")
+    assert not list(reward_problems(config(reward={"custom": [f"{tmp_path}/mine.py:brevity"]})))
+
+
+@pytest.mark.parametrize(
+    "source, name, part",
+    [
+        ("def brevity(text, row): return 1.0", "brevety", "no 'brevety' in the file; its functions: brevity"),
+        ("import surely_no_such_package", "brevity", "does not import: ModuleNotFoundError"),
+        ("raise SystemExit(0)", "brevity", "ends the process when it is imported (exit code 0)"),
+        ("import os; os._exit(3)", "brevity", "ends the process when it is imported (exit code 3)"),
+        ("import time; time.sleep(600)", "brevity", "not loaded within 2 s"),
+    ],
+)
+def test_a_reward_that_does_not_load(tmp_path, monkeypatch, source, name, part):
+    monkeypatch.setattr(preflight, "REWARD_SECONDS", 2.0)
+    (tmp_path / "mine.py").write_text(source)
+    (problem,) = reward_problems(config(reward={"custom": [f"{tmp_path}/mine.py:{name}"]}))
+    assert part in problem.what and problem.where == "reward.custom" and f"mine.py:{name}" in problem.remedy
+
+
+def test_two_rewards_of_one_name(tmp_path):
+    for file in ("a", "b"):
+        (tmp_path / f"{file}.py").write_text("def brevity(text, row):\n    return 1.0\n")
+    custom = [f"{tmp_path}/a.py:brevity", f"{tmp_path}/b.py:brevity"]
+    (problem,) = reward_problems(config(reward={"custom": custom}))
+    assert "would both report 'brevity'" in problem.what
+
+
+def node(alive: bool = True, **resources: float) -> dict:
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    "rollout_gpus, learner_gpus, nodes, count",
+    [
+        (0, 0, [node(CPU=4), node(CPU=4)], 2),
+        (0, 0, [node(CPU=4), node(CPU=4, alive=False), node()], 1),
+        (1, 1, [node(CPU=4), node(CPU=4, GPU=2)], 1),
+        (1, 1, [node(CPU=4, GPU=1), node(CPU=4, GPU=1)], 2),
+        (1, 0, [node(CPU=4), node(CPU=4, GPU=1)], 2),
+    ],
+)
+def test_nodes_that_could_host_the_last_stage(rollout_gpus, learner_gpus, nodes, count):
+    settings = config(rollout={"num_gpus": rollout_gpus}, learner={"num_gpus": learner_gpus})
+    assert hosting_nodes(settings, nodes) == count
+
+
+def test_the_last_stage_needs_one_machine():
+    several = Capacity(8.0, 0.0, "the cluster at a:1", nodes=2)
+    (problem,) = node_problems(config(stages=["sft1", "grpo"]), several)
+    assert "the cluster at a:1 has 2 nodes" in problem.what and "shared memory of one machine" in problem.what
+    assert "one such node" in problem.remedy
+    assert not list(node_problems(config(stages=["sft1"]), several))
+    assert not list(node_problems(config(stages=["grpo"]), TWO_CPUS))
+
+
+@pytest.mark.parametrize("stage, count", [("coldstart", 1), ("grpo", 1), ("sft2", 0)])
+def test_an_evaluation_shorter_than_training_is_remarked(stage, count):
+    short = {"evaluation": {"max_new_tokens": 99}, "grpo": {"sampling": {"max_new_tokens": 100}}}
+    assert len(list(remarks(config(stages=[stage], **short)))) == count
+    assert not list(remarks(config(stages=[stage], **short | {"evaluation": {"max_new_tokens": 100}})))
 
 
 def test_demand_is_the_sum_of_what_runs_at_the_same_time():

@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 from launch import run as run_module
 from launch import stages
 from launch.preflight import Capacity
+from launch.problems import PreflightError
 from launch.run import run
 from launch.run_folder import RunFolder, RunFolderError
 from launch.summary import results_table
@@ -18,15 +19,28 @@ from launch.summary import results_table
 class Rooms:
     """Stands for training and evaluation: a model is a file whose text is the way it was trained."""
 
-    def __init__(self):
+    def __init__(self, write_rows):
         self.calls: list[str] = []
         self.fail_in: str | None = None
+        self.grounding = True
+        self._write_rows = write_rows
+
+    def evaluators(self, config, path, say):
+        return self
+
+    def prepare(self, model):
+        self.calls.append(f"engines {model.name}")
+
+    def close(self):
+        """Nothing to end."""
 
     def build_data(self, config, folder, say):
         self.calls.append("build")
-        (folder / "train").mkdir(parents=True)
-        (folder / "train" / "rows.jsonl").write_text("{}\n")
-        (folder / "manifest.json").write_text("{}")
+        self._write_rows(folder, self.grounding)
+        counts = {name: len((folder / "train" / name).read_text().splitlines()) for name in
+                  ("spld_spatial_data.jsonl", "spld_grounding_data.jsonl", "spld_coldstart_data.jsonl")}
+        manifest = {"counts": {split: {"rows": counts} for split in ("train", "heldout")}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
 
     def train(self, config, stage, base, data, folder, say):
         self.calls.append(f"train {stage}")
@@ -53,17 +67,23 @@ class Rooms:
 
     def write_report(self, run_folder, pictures):
         self.calls.append("report")
-        return run_folder / "report" / "index.html"
+        if self.fail_in == "report":
+            raise RuntimeError("lost power")
+        page = run_folder / "report" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text((run_folder / "summary.json").read_text())
+        return page
 
 
 @pytest.fixture
-def rooms(monkeypatch):
-    rooms = Rooms()
-    for name in ("build_data", "train", "evaluate", "stage_metrics", "write_report"):
+def rooms(monkeypatch, write_rows):
+    rooms = Rooms(write_rows)
+    for name in ("evaluators", "build_data", "train", "evaluate", "stage_metrics", "write_report"):
         monkeypatch.setattr(stages, name, getattr(rooms, name))
 
     @contextmanager
     def connected(config, say):
+        rooms.calls.append("connect")
         yield Capacity(2.0, 0.0, "the cluster")
 
     monkeypatch.setattr(run_module, "connected", connected)
@@ -76,10 +96,13 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model.safetensors").write_text("base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text("112 x 112")
     return RunConfig.model_validate({"name": "n", "model": {"path": "base"}, "stages": ["sft1", "sft2"]})
 
 
 WHOLE = [
+    "connect",
+    "engines base",
     "build",
     "evaluate base for sft1 before",
     "train sft1",
@@ -118,7 +141,29 @@ def test_a_run_that_broke_resumes_where_it_was(rooms, config):
     assert set(json.loads((Path("runs/n/summary.json")).read_text())["stages"]) == {"sft1"}
     rooms.fail_in, rooms.calls = None, []
     run(config)
-    assert rooms.calls == ["train sft2", "evaluate base sft1 sft2 for sft2 after", "report"]
+    assert rooms.calls == ["connect", "train sft2", "evaluate base sft1 sft2 for sft2 after", "report"]
+
+
+def test_a_report_that_failed_is_all_that_is_written_again(rooms, config):
+    rooms.fail_in = "report"
+    with pytest.raises(RuntimeError, match="lost power"):
+        run(config)
+    assert not RunFolder.existing(Path("runs/n")).finished
+    rooms.fail_in, rooms.calls = None, []
+    run(config)
+    assert rooms.calls == ["report"] and RunFolder.existing(Path("runs/n")).finished
+
+
+def test_a_report_of_fewer_stages_does_not_make_a_run_finished(rooms, config):
+    run(config, ["sft1"])
+    rooms.fail_in = "report"
+    with pytest.raises(RuntimeError, match="lost power"):
+        run(config)
+    assert not RunFolder.existing(Path("runs/n")).finished
+    rooms.fail_in, rooms.calls = None, []
+    run(config)
+    assert rooms.calls == ["report"]
+    assert set(json.loads(Path("runs/n/report/index.html").read_text())["stages"]) == {"sft1", "sft2"}
 
 
 def test_a_changed_base_runs_the_stages_again(rooms, config, tmp_path):
@@ -128,7 +173,49 @@ def test_a_changed_base_runs_the_stages_again(rooms, config, tmp_path):
     (tmp_path / "base" / "model.safetensors").write_text("other")
     rooms.fail_in, rooms.calls = None, []
     run(config)
-    assert rooms.calls[:2] == ["evaluate other for sft1 before", "train sft1"]
+    assert rooms.calls[:3] == ["connect", "evaluate other for sft1 before", "train sft1"]
+
+
+def test_a_summary_never_mixes_two_models(rooms, config, tmp_path):
+    run(config)
+    (tmp_path / "base" / "model.safetensors").write_text("other")
+    Path("runs/n/report/index.html").unlink()
+    Path("runs/n/summary.json").unlink()
+    run(config, ["sft1"])
+    assert set(json.loads(Path("runs/n/summary.json").read_text())["stages"]) == {"sft1"}
+    rooms.fail_in = "sft1"
+    (tmp_path / "base" / "model.safetensors").write_text("third")
+    with pytest.raises(RuntimeError, match="lost power"):
+        run(config)
+    assert RunFolder.existing(Path("runs/n")).manifest("sft1") is None
+
+
+def test_a_base_with_another_processor_builds_the_data_again(rooms, config, tmp_path):
+    run(config, ["sft1"])
+    (tmp_path / "base" / "preprocessor_config.json").write_text("224 x 224")
+    rooms.calls = []
+    run(config)
+    assert rooms.calls[:4] == ["connect", "engines base", "build", "evaluate base for sft1 before"]
+
+
+def test_data_without_rows_for_a_stage_names_the_way_out(rooms, config, tmp_path):
+    rooms.grounding = False
+    with pytest.raises(PreflightError) as refused:
+        run(config)
+    message = str(refused.value)
+    assert message.startswith(f"the data is built in {tmp_path}/runs/n/data, but no stage was started, 2 problems:")
+    assert "nothing was started" not in message
+    assert message.endswith("for others give --name, or remove that folder") and "runs/n keeps" in message
+    assert rooms.calls == ["connect", "engines base", "build"]
+
+
+def test_short_answers_of_the_evaluation_are_remarked(rooms, config, capsys):
+    run(config)
+    assert "evaluation.max_new_tokens" not in capsys.readouterr().out
+    more = config.model_dump() | {"name": "m", "stages": ["sft1", "grpo"], "evaluation": {"max_new_tokens": 100}}
+    run(RunConfig.model_validate(more | {"grpo": {"prompts_per_step": 1, "sampling": {"max_new_tokens": 101}}}))
+    said = capsys.readouterr().out
+    assert "note: evaluation.max_new_tokens (100) is below grpo.sampling.max_new_tokens (101)" in said
 
 
 def test_changed_settings_are_refused(rooms, config):

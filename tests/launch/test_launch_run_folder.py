@@ -75,16 +75,50 @@ def test_stage_done_only_with_the_same_inputs_outputs_and_settings(tmp_path):
     assert folder.stage_done("sft1", {"model": "a"}) is None
 
 
-def test_a_run_is_finished_when_all_stages_and_the_summary_are(tmp_path):
+def test_what_decides_no_result_may_change_and_is_written_down(tmp_path):
+    RunFolder.open(CONFIG, tmp_path / "r")
+    rollout = CONFIG.rollout.model_copy(update={"workers": 3})
+    changed = CONFIG.model_copy(update={"root": "elsewhere", "rollout": rollout})
+    assert RunFolder.open(changed, tmp_path / "r").config == changed
+    assert load_config(tmp_path / "r" / "config.yaml") == changed
+    other = changed.model_copy(update={"rollout": rollout.model_copy(update={"max_num_seqs": 4})})
+    with pytest.raises(RunFolderError, match="rollout.max_num_seqs: 128 -> 4"):
+        RunFolder.open(other, tmp_path / "r")
+
+
+def test_a_run_is_finished_when_all_stages_the_summary_and_the_report_are(tmp_path):
     folder = RunFolder.open(CONFIG, tmp_path / "r")
     finish(folder, "sft1", {})
     finish(folder, "sft2", {})
     assert not folder.finished
     write_json(folder.summary_path, {})
+    assert folder.measured and not folder.finished
+    folder.report.parent.mkdir()
+    folder.report.write_text("page")
     assert folder.finished
     folder.manifest_path("sft2").write_text('{"stage": "sft2"')
     with pytest.raises(RunFolderError, match="manifest.json is damaged"):
         assert folder.finished
+
+
+def test_a_stage_that_finishes_leaves_no_summary_and_report_without_it(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    finish(folder, "sft1", {})
+    write_json(folder.summary_path, {})
+    folder.report.parent.mkdir()
+    folder.report.write_text("page")
+    finish(folder, "sft2", {})
+    assert not folder.summary_path.exists() and not folder.report.exists()
+
+
+def test_forgotten_stages_are_not_done(tmp_path):
+    folder = RunFolder.open(CONFIG, tmp_path / "r")
+    finish(folder, "sft1", {})
+    finish(folder, "sft2", {})
+    folder.forget(("sft2",))
+    assert folder.manifest("sft1") is not None and folder.manifest("sft2") is None
+    folder.forget(CONFIG.stages)
+    assert folder.manifest("sft1") is None and folder.model("sft1").exists()
 
 
 def test_finish_stage_refuses_missing_outputs(tmp_path):

@@ -1,10 +1,11 @@
 """Loading a reward of one's own: it works, or says what to change."""
 
+import hashlib
 import sys
 
 import pytest
 
-from rewards.contract import CustomReward, load_reward
+from rewards.contract import CustomReward, load_reward, load_rewards, main, source_hash
 from rewards.errors import RewardContractError
 
 SOURCE = '''
@@ -91,3 +92,27 @@ def test_an_error_of_the_reward_goes_through():
 
     with pytest.raises(KeyError, match="gone"):
         CustomReward("broken", broken)("text", None)
+
+
+def test_two_rewards_of_one_name_are_refused(file, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text("def brevity(completion_text, example):\n    return 1.0\n")
+    assert [reward.name for reward in load_rewards([f"{file}:brevity", f"{file}:parts"])] == ["brevity", "parts"]
+    for second in (f"{other}:brevity", f"{file}:brevity"):
+        with pytest.raises(RewardContractError, match="would both report 'brevity'"):
+            load_rewards([f"{file}:brevity", second])
+
+
+def test_the_source_hash_is_that_of_the_file(file, tmp_path):
+    assert source_hash(f"{file}:brevity") == hashlib.sha256(SOURCE.encode()).hexdigest()
+    file.write_text(SOURCE + "# changed\n")
+    assert source_hash(f"{file}:brevity") == hashlib.sha256(SOURCE.encode() + b"# changed\n").hexdigest()
+    with pytest.raises(RewardContractError, match="there is no file"):
+        source_hash(f"{tmp_path}/absent.py:reward")
+
+
+def test_the_command_says_what_it_loaded_or_why_not(file, capsys):
+    assert main([f"{file}:brevity"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "loaded: brevity"
+    assert main([f"{file}:missing"]) == 2
+    assert "no 'missing' in the file" in capsys.readouterr().err

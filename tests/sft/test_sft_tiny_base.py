@@ -1,6 +1,7 @@
 """The training of the tiny base: its shortcuts equal the library, it is deterministic, and the shipped model sees."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pictures import make_picture
+from data.pictures import conversation, make_picture
+from models.forward import PolicyForward, build_batch
 from models.loading import load_policy, load_processor
 from models.tiny import build_tiny
 from sft.tiny_base import FINAL_LR, PHASES, WARMUP, Rows, learning_rate
@@ -30,11 +32,22 @@ def test_patches_equal_the_image_processor(rows):
 
 
 def test_only_answers_count(rows):
-    sample, answers = rows.sample(0, np.random.default_rng(0))
-    tokens = rows.processor.tokenizer.convert_ids_to_tokens(sample.completion_ids)
+    row = rows.sample(0, np.random.default_rng(0), PHASES[0])
+    tokens, answers = rows.processor.tokenizer.convert_ids_to_tokens(row.sample.completion_ids), row.answers
     assert len(answers) == len(tokens)
     assert sum(answer and token == "<|im_end|>" for answer, token in zip(answers, tokens)) == 2
     assert not any(answer and token in ("user", "assistant", "<|im_start|>") for answer, token in zip(answers, tokens))
+
+
+def test_pictures_seen_once_give_the_log_probs_of_pictures_seen_each_time(rows, tmp_path):
+    """As they are and mirrored."""
+    policy = PolicyForward(load_policy(build_tiny(tmp_path, seed=2)))
+    drawn = [rows.sample(index, np.random.default_rng(index), PHASES[1]) for index in range(8)]
+    assert {row.place[0] for row in drawn} == {0, 1} and [row.place[1] for row in drawn] == list(range(8))
+    batch, seen = build_batch([row.sample for row in drawn], 0), rows.seen(policy)
+    with torch.no_grad():
+        cached = policy(batch, features=torch.cat([seen[row.place] for row in drawn]))
+        torch.testing.assert_close(cached, policy(batch), atol=1e-4, rtol=0)
 
 
 def test_learning_rate_warms_up_and_ends_low():
@@ -43,28 +56,65 @@ def test_learning_rate_warms_up_and_ends_low():
     assert learning_rate(1999, 2000, 1e-3) == pytest.approx(FINAL_LR, rel=0.05)
 
 
-def test_questions_are_asked_with_the_stated_frequencies():
-    for phase in PHASES:
-        assert sum(phase.kinds.values()) == pytest.approx(1.0), phase.name
+#: What tells each kind of question from the others.
+QUESTIONS = {"trace": r"Trace the \w+\.", "edges": r"Where are the edges of the \w+\?",
+             "edges of two": r"Where are the edges of the \w+ and the \w+\?", "point": r"Point at the \w+\.",
+             "json point": r"Point at the \w+ as JSON\.", "json names": r"Name the things as JSON\.",
+             "corner": r"Point at the (top|bottom) (left|right) corner of the \w+\.", "caption": r"Describe the picture\.",
+             "colour": r"What colour is the \w+\?", "count": r"How many \w+ things are there\?",
+             "nearer": r"Which is nearer, the \w+ or the \w+\?", "left": r"Which is farther left, the \w+ or the \w+\?",
+             "distance": r"How far is the \w+\?", "size": r"How big is the \w+\?",
+             "relation": r"Where is the \w+ from the \w+\?"}
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+def test_questions_are_asked_with_the_stated_frequencies(rows, phase):
+    """Of a picture that can answer all of them: one with two things whose names are unique in it."""
+    picture = next(picture for picture in rows.pictures
+                   if sum(n == 1 for n in Counter(thing.label for thing in picture.things).values()) > 1)
+    turns = 4000
+    found = Counter()
+    for question, _ in conversation(picture, np.random.default_rng(6), turns, phase.kinds):
+        (kind,) = [kind for kind, pattern in QUESTIONS.items() if re.fullmatch(pattern, question)]
+        found[kind] += 1
+    assert set(found) == set(phase.kinds)
+    for kind, share in phase.kinds.items():
+        assert found[kind] / turns == pytest.approx(share, abs=4 * (share * (1 - share) / turns) ** 0.5), kind
 
 
 def test_no_prompt_or_format_of_the_ladder_is_asked(rows):
     """The base knows nothing of the stages: neither their questions' endings nor their answers' tags and keys."""
     for phase in PHASES:
         for seed in range(60):
-            sample, _ = rows.sample(seed % 8, np.random.default_rng(seed), phase.kinds)
+            sample = rows.sample(seed % 8, np.random.default_rng(seed), phase).sample
             text = rows.processor.tokenizer.decode([*sample.encoded.input_ids, *sample.completion_ids])
             assert not any(part in text for part in ("bbox_2d", "label", "<think>", "<answer>", "Answer with", "Question:"))
 
 
-def test_vision_training_is_deterministic_and_lowers_its_error(rows, tmp_path):
-    def trained(steps):
-        model = load_policy(build_tiny(tmp_path / str(steps), seed=2))
-        train_vision(model.model.visual, rows.pictures, lambda picture: rows.patches(picture.rgb), lambda picture: picture, steps, 0)
-        return model.model.visual.state_dict()
+@pytest.fixture
+def trained_tower(rows, tmp_path, monkeypatch):
+    """The vision tower after some steps on all eight pictures at a time."""
+    monkeypatch.setattr("sft.tiny_vision.BATCH", 8)
 
-    one, two = trained(3), trained(3)
+    def train(steps):
+        visual = load_policy(build_tiny(tmp_path / str(steps), seed=2)).model.visual
+        torch.seed()  # only the training's own seed may decide
+        train_vision(visual, rows.pictures, lambda picture: rows.patches(picture.rgb), lambda picture: picture, steps, 0)
+        return visual.state_dict()
+
+    return train
+
+
+def test_vision_training_is_deterministic(trained_tower):
+    one, two = trained_tower(3), trained_tower(3)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_vision_training_lowers_its_errors(trained_tower, capsys):
+    trained_tower(100)
+    lines = re.findall(r"loss ([\d.]+)  labels ([\d.]+)  box error ([\d.]+)", capsys.readouterr().out)
+    (loss, labels, box), (later_loss, later_labels, later_box) = [tuple(map(float, line)) for line in lines]
+    assert later_loss < loss / 2 and later_labels > 1.5 * labels and later_box < box / 2
 
 
 def test_cell_targets_by_hand(rows):

@@ -1,0 +1,222 @@
+"""What can be known to be wrong about the data of a run: settings that cannot be built, rows that do not fit the run.
+
+What holds: nothing is written, and no picture goes through the processor; paths in the configuration are absolute
+(`launch.places`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import RunConfig
+from launch.problems import PreflightError, Problem
+
+if TYPE_CHECKING:
+    from data.reading import Split
+    from data.types import Example
+
+SPLITS = ("train", "heldout")
+
+
+def data_problems(config: RunConfig) -> Iterator[Problem]:
+    """A data folder: every row fits the schema and the run, every picture can be decoded. A source: it has a scene."""
+    if config.data.path is not None and config.data.source is not None:
+        yield Problem(
+            "both are set", "data.path, data.source", "keep one: a built data folder, or a source to build from"
+        )
+        return
+    if config.data.path is not None:
+        yield from _folder_problems(config, Path(config.data.path))
+        return
+    yield from _rooms_problems(config)
+    if config.data.source is not None:
+        yield from _source_problems(Path(config.data.source))
+
+
+def _rooms_problems(config: RunConfig) -> Iterator[Problem]:
+    """Settings of the data to build that no room, or no engine, can follow."""
+    from actors.engine import MEDIA_LIMIT
+
+    rooms, limit = config.data.rooms, MEDIA_LIMIT["image"]
+    if rooms.views > limit and config.data.construction.multi_view_per_room:
+        yield Problem(
+            f"rows of {rooms.views} pictures, the engine takes {limit} in one prompt",
+            "data.rooms.views",
+            f"at most {limit}",
+        )
+    fewest, most = rooms.objects
+    if config.data.source is None and not 1 <= fewest <= most:
+        yield Problem(
+            f"from {fewest} to {most} pieces of furniture",
+            "data.rooms.objects",
+            "give [fewest, most] with 1 <= fewest <= most",
+        )
+
+
+def _source_problems(folder: Path) -> Iterator[Problem]:
+    from data.scenes.posed_frames import SceneError, read_posed_frames
+
+    try:
+        read_posed_frames(folder)
+    except SceneError as error:
+        yield Problem(str(error), "data.source", "correct what is named; data/scenes/posed_frames.py describes the format")
+
+
+def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
+    from data.reading import DataError, check_media, load_split
+
+    splits = {}
+    for split in SPLITS:
+        try:
+            rows = load_split(folder, split)
+            check_media(rows.examples)
+            splits[split] = rows
+        except DataError as error:
+            yield Problem(
+                str(error).replace("\n", "\n    "),
+                f"data.path, {split}/",
+                "correct what is named, or build the folder again with `ladder data build`",
+            )
+    if len(splits) < len(SPLITS):
+        return
+    yield from row_problems(config, folder, **splits)
+    yield from media_problems(config, **splits)
+    processor = _processor(config)
+    if processor is not None:
+        yield from rendering_problems(config, folder, splits["train"], processor)
+        yield from length_problems(config, processor=processor, **splits)
+
+
+def check_rows(config: RunConfig, data: Path, run_folder: Path) -> None:
+    """Raises PreflightError when a data folder that was just built lacks rows for a stage."""
+    from data.reading import load_split
+
+    problems = [*row_problems(config, data, **{split: load_split(data, split) for split in SPLITS})]
+    if problems:
+        raise PreflightError(
+            problems,
+            head=f"the data is built in {data}, but no stage was started",
+            closing=f"{run_folder} keeps the settings it began with: for others give --name, or remove that folder",
+        )
+
+
+def row_problems(config: RunConfig, folder: Path, train: Split, heldout: Split) -> Iterator[Problem]:
+    """Stages that would find no rows to train on or to be measured on, or too few for one step."""
+    per_step = config.grpo.prompts_per_step
+    needs = {  # rows of the stage, how many one step takes, rows it is measured on
+        "sft1": (len(train.grounding), 1, len(heldout.grounding), "localisation"),
+        "sft2": (len(train.spatial), 1, len(heldout.spatial), "spatial"),
+        "coldstart": (len(train.coldstart), 1, len(heldout.spatial) + len(heldout.grounding), "cold-start"),
+        "grpo": (len(train.spatial) + len(train.grounding), per_step, len(heldout.spatial) + len(heldout.grounding),
+                 "spatial or localisation"),
+    }
+    for stage in config.stages:
+        have, want, measured, kind = needs[stage]
+        if have < want:
+            lower = "lower grpo.prompts_per_step, " if have else ""
+            yield Problem(f"stage {stage} needs at least {want} {kind} rows to train on, there are {have}", f"{folder}/train",
+                          f"{lower}build more rooms (data.rooms, data.construction), or leave the stage out of `stages`")
+        if not measured:
+            yield Problem(f"stage {stage} has no held-out rows to be measured on", f"{folder}/heldout",
+                          "build held-out rooms (data.rooms.heldout_rooms), or leave the stage out of `stages`")
+
+
+def media_problems(config: RunConfig, train: Split, heldout: Split) -> Iterator[Problem]:
+    """Rows with more pictures than the engine takes: GRPO asks the training rows, the evaluation the held-out ones."""
+    from actors.engine import MEDIA_LIMIT
+
+    limit = MEDIA_LIMIT["image"]
+    asked = (*(_policy_rows(config, train) if "grpo" in config.stages else ()), *heldout.spatial)
+    beyond = [row for row in asked if row.data_type != "video" and len(row.media) > limit]
+    if beyond:
+        yield Problem(
+            f"rows with more than {limit} pictures, the most the engine takes in one prompt: {len(beyond)}; "
+            f"the first is {beyond[0].id} with {len(beyond[0].media)}",
+            "data.path",
+            "take pictures out of these rows, or leave the rows out",
+        )
+
+
+def rendering_problems(config: RunConfig, folder: Path, train: Split, processor) -> Iterator[Problem]:
+    """Cold-start rows hold rendered prompts, and boxes in the frame of a processor: both must be those of this run.
+
+    The manifest says what they were written for; a folder without one, or with one that does not say, is not judged.
+    """
+    from models.inputs import processed_size
+
+    if "coldstart" not in config.stages or not train.coldstart:
+        return
+    manifest = _manifest(folder)
+    again = "build the folder again with this configuration (`ladder data build`)"
+    preset = manifest.get("config", {}).get("preset", config.data.preset)
+    if preset != config.data.preset:
+        yield Problem(
+            f"the cold-start rows of {folder} were written for preset {preset!r}, the run asks for {config.data.preset!r}",
+            "data.preset",
+            f"set data.preset to {preset!r}, or {again}",
+        )
+    for size in manifest.get("processed_sizes", ()):
+        ours = processed_size(processor, tuple(size["original"]))
+        if ours != tuple(size["processed"]):
+            original, theirs = (" x ".join(map(str, size[key])) for key in ("original", "processed"))
+            yield Problem(
+                f"the cold-start boxes of {folder} are in pictures of {theirs} pixels (original {original}), "
+                f"the processor of {config.model.path} makes them {ours[0]} x {ours[1]}",
+                "model.path, data.path",
+                f"{again}, or use the model it was built for",
+            )
+            return  # the other sizes come from the same processor
+
+
+def length_problems(config: RunConfig, train: Split, heldout: Split, processor) -> Iterator[Problem]:
+    """Prompts that leave no room for the answer in the engine's context, in GRPO and in the evaluations."""
+    from evaluation.scoring import MODES
+    from launch.prompt_length import longest_prompt
+    from launch.stages import METRICS, stage_rows
+
+    metrics = dict.fromkeys(METRICS[stage] for stage in config.stages)
+    answer = ("evaluation.max_new_tokens", config.evaluation.max_new_tokens)
+    asked = [(stage_rows(config, metric, heldout), MODES[metric], *answer) for metric in metrics]
+    if "grpo" in config.stages:
+        answer = ("grpo.sampling.max_new_tokens", config.grpo.sampling.max_new_tokens)
+        asked.append((_policy_rows(config, train), "think", *answer))
+    for rows, mode, key, new in asked:
+        try:
+            tokens, row = longest_prompt(processor, rows, mode, config.data.preset)
+        except ValueError as error:  # a picture whose shape the processor refuses
+            yield Problem(str(error), "data.path", "replace the picture, or leave its rows out")
+            continue
+        if row is not None and tokens + new > config.rollout.max_model_len:
+            yield Problem(
+                f"row {row.id} takes {tokens} tokens and {key} allows {new} more, "
+                f"the engine holds {config.rollout.max_model_len}",
+                "rollout.max_model_len",
+                f"set it to {tokens + new} or more, lower {key}, or limit the pictures in the processor of model.path",
+            )
+
+
+def _policy_rows(config: RunConfig, train: Split) -> tuple[Example, ...]:
+    """Training rows that GRPO may draw."""
+    share = config.grpo.localization_share
+    boxes = train.grounding if share > 0 or not train.spatial else ()
+    others = train.spatial if share < 1 or not train.grounding else ()
+    return boxes + others
+
+
+def _processor(config: RunConfig):
+    """The processor of the base model; None when it cannot be loaded, which `launch.preflight` reports."""
+    from models.loading import ModelFolderError, load_processor
+
+    try:
+        return load_processor(config.model.path)
+    except ModelFolderError:
+        return None
+
+
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    """The manifest of a data folder, which `load_split` has read too; empty when there is none."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
