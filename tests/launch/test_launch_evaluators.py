@@ -21,6 +21,7 @@ def test_one_engine_serves_one_model_after_another(tmp_path):
     said = []
     evaluators = Evaluators(config, tmp_path / "run", said.append)
     answers = {}
+    evaluators.prepare(folders[0])  # returns at once
     try:
         for folder in (folders[0], folders[1], folders[0]):
             with evaluators.serving(folder) as workers:
