@@ -38,6 +38,7 @@ from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
 from data.types import Example
 from grpo.advantages import GroupAdvantages, group_advantages
+from grpo.shaping import overlong_penalty
 from models.inputs import image_size, processed_size, prompt_token_ids
 from models.loading import check_model_folder, load_processor
 from rewards.contract import source_hash
@@ -247,11 +248,14 @@ def with_advantages(groups: Sequence[Group], config: GRPOConfig) -> Batch:
     """Advantages over the valid members of each group; groups and members without gradient are left out of training."""
     advantages, trained = [], []
     for group in groups:
-        valid = [score.outcome == "ok" for score in group.scores]
-        rewards = torch.tensor(
-            [float("nan") if score.total is None else score.total for score in group.scores], dtype=torch.float64
+        rewards = shaped_rewards(group, config)
+        valid = [reward is not None for reward in rewards]
+        own = group_advantages(
+            torch.tensor([float("nan") if reward is None else reward for reward in rewards], dtype=torch.float64),
+            torch.tensor(valid),
+            config.std_normalization,
+            config.zero_variance_tolerance,
         )
-        own = group_advantages(rewards, torch.tensor(valid), config.std_normalization, config.zero_variance_tolerance)
         advantages.append(own)
         if own.outcome == "signal":
             completions = group.generation.completions
@@ -266,6 +270,19 @@ def with_advantages(groups: Sequence[Group], config: GRPOConfig) -> Batch:
                 )
             )
     return Batch(tuple(groups), tuple(advantages), tuple(trained))
+
+
+def shaped_rewards(group: Group, config: GRPOConfig) -> list[float | None]:
+    """What each member is compared by: its score and, with a buffer, its overlong penalty; None without a reward."""
+    if not config.overlong_buffer:
+        return [score.total for score in group.scores]
+    limit = config.sampling.max_new_tokens
+    rewards: list[float | None] = []
+    for score, completion in zip(group.scores, group.generation.completions, strict=True):
+        earned = 0.0 if score.outcome == "truncated" else score.total
+        penalty = overlong_penalty(len(completion.token_ids), limit, config.overlong_buffer)
+        rewards.append(None if earned is None else earned + penalty)
+    return rewards
 
 
 def step_metrics(

@@ -132,9 +132,18 @@ class GRPOConfig(Section):
     aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field("sequence_mean")
     zero_variance_tolerance: float = Field(1e-6, ge=0, description="A group whose rewards spread less carries no gradient")
     importance_cap: float = Field(2.0, ge=1, description="Truncation of the engine/learner importance weight")
+    overlong_buffer: int = Field(0, ge=0, description="Tokens before the length limit in which a completion loses up to 1 "
+                                 "(DAPO's soft overlong punishment), a truncated one 1; 0: truncated ones have no reward")
     localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
     sampling: SamplingConfig = SamplingConfig()
     checkpoint_steps: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _buffer_within_limit(self) -> "GRPOConfig":
+        if self.overlong_buffer > self.sampling.max_new_tokens:
+            raise ValueError(f"overlong_buffer {self.overlong_buffer} is more than sampling.max_new_tokens "
+                             f"{self.sampling.max_new_tokens}: every completion would be punished")
+        return self
 
 
 class LearnerConfig(Section):

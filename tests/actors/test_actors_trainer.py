@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from actors.record import CheckpointMismatch, StageRecord
 from actors.stage import largest_gap
-from actors.trainer import GrpoFailed, check_failed_share, gap_alarm, train_policy, with_advantages
+from actors.trainer import GrpoFailed, check_failed_share, gap_alarm, shaped_rewards, train_policy, with_advantages
 from actors.types import Completion, Generation, Group
 from configs.schema import (
     GRPOConfig,
@@ -115,6 +116,18 @@ def test_failures_leave_the_statistics_and_groups_without_spread_are_not_trained
     expected = 0.5 / (math.sqrt(0.5) + 1e-4)  # two valid members, unbiased std
     assert trained.advantages == pytest.approx((expected, -expected))
     assert batch.advantages[0].advantages_G.tolist() == pytest.approx([expected, 0, -expected, 0])
+
+
+def test_with_a_buffer_the_length_counts_and_a_truncated_member_is_the_worst() -> None:
+    config = GRPOConfig(overlong_buffer=2, sampling=SamplingConfig(max_new_tokens=3))  # two tokens: half the penalty
+    scored = group(ok(1.0), ok(0.0), Score("truncated"), Score("error", detail="x"))
+    cut = Completion((1, 2, 3), (-1.0, -0.5, -0.5), "text", "length")
+    completions = (*scored.generation.completions[:2], cut, scored.generation.completions[3])
+    scored = replace(scored, generation=replace(scored.generation, completions=completions))
+    assert shaped_rewards(scored, config) == [0.5, -0.5, -1.0, None]
+    (trained,) = with_advantages([scored], config).trained
+    assert len(trained.advantages) == 3 and min(trained.advantages) == trained.advantages[2]
+    assert shaped_rewards(scored, GRPOConfig()) == [1.0, 0.0, None, None]
 
 
 def test_too_many_failed_rewards_stop_the_run_and_truncated_ones_do_not() -> None:

@@ -144,6 +144,11 @@ def test_diff_and_hash_see_every_setting_that_decides_results():
     assert config_diff(one, moved) == [] and config_hash(one) == config_hash(moved)
 
 
+def test_a_buffer_longer_than_a_completion_is_refused():
+    with pytest.raises(ValueError, match="overlong_buffer 65 is more than sampling.max_new_tokens 64"):
+        RunConfig.model_validate({"grpo": {"overlong_buffer": 65, "sampling": {"max_new_tokens": 64}}})
+
+
 def test_every_valid_key_is_its_own_nearest():
     keys = list(valid_keys())
     assert "sft1.optimizer.betas" in keys and len(keys) == len(set(keys))
