@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Mapping
 
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: file (or alternatives) -> what it is for.
@@ -84,12 +84,6 @@ def load_policy(path: str | Path, dtype: str = "float32", device: str = "cpu") -
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(check_model_folder(path), dtype=DTYPES[dtype])
     model.config.text_config.use_cache = False
     return model.to(device)
-
-
-def empty_policy(path: str | Path) -> Qwen2_5_VLForConditionalGeneration:
-    """The model of a folder on the meta device: names and shapes without memory."""
-    with torch.device("meta"):
-        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(check_model_folder(path)))
 
 
 def save_policy(model: Qwen2_5_VLForConditionalGeneration, processor_folder: str | Path, folder: str | Path,

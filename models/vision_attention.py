@@ -1,7 +1,7 @@
 """Attention of the vision tower over all windows at once, where the library loops over them one by one.
 
 What holds: windows and pictures of one size are a batch of one attention call; their order, and the result to the
-rounding of the type, are the library's. A step over 64 small pictures has 128 windows: one call instead of 128.
+rounding of the type, are the library's. A batch of 64 small pictures takes one call per layer instead of 64.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 A seeded, re-runnable command:
 
-    python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--see-steps N] [--speak-steps N] [--pictures N] [--threads 2] [--resume]
+    python -m sft.tiny_base --out models/tiny_base [--vision-steps N] [--see-steps N] [--find-steps N] [--speak-steps N]
+                            [--pictures N] [--seed N] [--threads 2] [--resume]
 
 It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the model in
 phases (`PHASES`): several questions about each picture in one conversation, loss on the answers only. None of the
-ladder's prompts or formats appear. Progress goes to the terminal; every 500 steps the state is saved, so that
-`--resume` continues an interrupted run with the same result.
+ladder's prompts or formats appear. Progress goes to the terminal; every 500 steps of a phase the state is saved, so that
+`--resume` continues an interrupted run with the same result. What is interrupted before that begins again.
 """
 
 from __future__ import annotations

@@ -144,24 +144,23 @@ def test_a_run_that_broke_resumes_where_it_was(rooms, config):
     assert rooms.calls == ["connect", "train sft2", "evaluate base sft1 sft2 for sft2 after", "report"]
 
 
-def test_a_report_that_failed_is_all_that_is_written_again(rooms, config):
+def run_again_after_a_lost_report(rooms, config):
     rooms.fail_in = "report"
     with pytest.raises(RuntimeError, match="lost power"):
         run(config)
     assert not RunFolder.existing(Path("runs/n")).finished
     rooms.fail_in, rooms.calls = None, []
     run(config)
+
+
+def test_a_report_that_failed_is_all_that_is_written_again(rooms, config):
+    run_again_after_a_lost_report(rooms, config)
     assert rooms.calls == ["report"] and RunFolder.existing(Path("runs/n")).finished
 
 
 def test_a_report_of_fewer_stages_does_not_make_a_run_finished(rooms, config):
     run(config, ["sft1"])
-    rooms.fail_in = "report"
-    with pytest.raises(RuntimeError, match="lost power"):
-        run(config)
-    assert not RunFolder.existing(Path("runs/n")).finished
-    rooms.fail_in, rooms.calls = None, []
-    run(config)
+    run_again_after_a_lost_report(rooms, config)
     assert rooms.calls == ["report"]
     assert set(json.loads(Path("runs/n/report/index.html").read_text())["stages"]) == {"sft1", "sft2"}
 
