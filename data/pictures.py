@@ -158,41 +158,52 @@ def mirrored(picture: Picture) -> Picture:
     return Picture(np.ascontiguousarray(picture.rgb[:, ::-1]), things, np.ascontiguousarray(picture.cells[:, ::-1]))
 
 
-#: How often each kind of question is asked, of a model that learns to see, to find what is meant, and to speak.
-SEE = {"trace": 0.5, "point": 0.12, "corner": 0.1, "caption": 0.08, "colour": 0.05, "count": 0.05, "nearer": 0.04, "left": 0.03,
-       "distance": 0.03}
-FIND = {"trace": 0.66, "point": 0.1, "colour": 0.1, "nearer": 0.05, "left": 0.05, "distance": 0.04}
-SPEAK = {"trace": 0.12, "edges": 0.3, "edges of two": 0.16, "json point": 0.1, "json names": 0.04, "caption": 0.04, "colour": 0.03,
-         "count": 0.03, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.04, "relation": 0.05}
+@dataclass(frozen=True)
+class Turn:
+    """A question, its answer, and the things that the question names, in its order."""
+
+    question: str
+    answer: str
+    named: tuple[Thing, ...] = ()
+
+
+#: How often each kind of question is asked, of a model that learns to find what is meant, and to say it in several ways.
+FIND = {"trace": 0.5, "frames": 0.2, "point": 0.08, "colour": 0.08, "nearer": 0.05, "left": 0.05, "distance": 0.04}
+SPEAK = {"trace": 0.1, "frames": 0.15, "edges": 0.2, "edges of two": 0.15, "json point": 0.1, "json names": 0.04, "caption": 0.04,
+         "colour": 0.03, "count": 0.04, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.03, "relation": 0.03}
 _NEEDS_TWO = ("nearer", "left", "edges of two", "relation")
 
 
-def conversation(picture: Picture, rng: np.random.Generator, turns: int, kinds: Mapping[str, float] = SEE) -> list[tuple[str, str]]:
+def conversation(picture: Picture, rng: np.random.Generator, turns: int, kinds: Mapping[str, float] = FIND) -> list[Turn]:
     """`turns` questions and answers about the picture; things are named only where the name is unique in it."""
     things = sorted(picture.things, key=lambda thing: thing.box[0] + thing.box[2])
     labels = [thing.label for thing in things]
     unique = [thing for thing in things if labels.count(thing.label) == 1]
-    return [_question(things, unique, labels, rng, kinds) for _ in range(turns)]
+    return [_turn(things, unique, labels, rng, kinds) for _ in range(turns)]
 
 
-def _question(things, unique, labels, rng, kinds) -> tuple[str, str]:
+def _turn(things, unique, labels, rng, kinds) -> Turn:
     kind = rng.choice(list(kinds), p=list(kinds.values()))
     if not unique or (kind in _NEEDS_TWO and len(unique) < 2):
         kind = "caption" if things else "count"
     if kind == "caption":
-        return "Describe the picture.", (", ".join(_article(thing) for thing in things) or "nothing") + "."
+        return Turn("Describe the picture.", (", ".join(_article(thing) for thing in things) or "nothing") + ".")
     if kind == "count":
         label = list(CATEGORIES)[rng.integers(len(CATEGORIES))] if rng.random() < 0.4 or not labels else labels[rng.integers(len(labels))]
-        return f"How many {label} things are there?", str(labels.count(label))
+        return Turn(f"How many {label} things are there?", str(labels.count(label)))
     if kind == "json names":
-        return "Name the things as JSON.", json.dumps({"things": labels}, separators=(",", ":"))
+        return Turn("Name the things as JSON.", json.dumps({"things": labels}, separators=(",", ":")))
+    asked = [unique[i] for i in rng.permutation(len(unique))]
+    if kind == "frames":
+        asked = asked[:rng.integers(1, 4)]
+        answer = "; ".join(f"{','.join(map(str, thing.box))} {thing.label}" for thing in asked)
+        return Turn(f"Frame {', '.join(f'the {thing.label}' for thing in asked)}.", answer, tuple(asked))
     if kind in _NEEDS_TWO:
-        first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
-        return _about_two(kind, first, second)
-    return _about_one(kind, unique[rng.integers(len(unique))], rng)
+        return Turn(*_about_two(kind, *asked[:2]), tuple(asked[:2]))
+    return Turn(*_about_one(kind, asked[0]), (asked[0],))
 
 
-def _about_one(kind: str, thing: Thing, rng) -> tuple[str, str]:
+def _about_one(kind: str, thing: Thing) -> tuple[str, str]:
     x1, y1, x2, y2 = thing.box
     if kind == "trace":
         return f"Trace the {thing.label}.", f"left {x1} top {y1} right {x2} bottom {y2}"
@@ -202,9 +213,6 @@ def _about_one(kind: str, thing: Thing, rng) -> tuple[str, str]:
         return f"Point at the {thing.label}.", f"x {(x1 + x2) // 2} y {(y1 + y2) // 2}"
     if kind == "json point":
         return f"Point at the {thing.label} as JSON.", f'{{"point":[{(x1 + x2) // 2},{(y1 + y2) // 2}],"of":"{thing.label}"}}'
-    if kind == "corner":
-        corner, x, y = [("top left", x1, y1), ("top right", x2, y1), ("bottom left", x1, y2), ("bottom right", x2, y2)][rng.integers(4)]
-        return f"Point at the {corner} corner of the {thing.label}.", f"x {x} y {y}"
     if kind == "colour":
         return f"What colour is the {thing.label}?", thing.color
     if kind == "size":

@@ -3,8 +3,9 @@
 It exists so that the whole ladder runs on two CPU cores with the real engines. The folder it writes loads unchanged
 in transformers and in vLLM. Three choices are not obvious:
 
-* The rotary split gives the width axis fast frequencies (theta 10, section [2, 7, 7]); with the large model's values a
-  grid of four patches turns by less than 0.01 rad and the model cannot see where things are.
+* The rotary base is 1000, between two needs. With the large model's million, a grid of four visual tokens turns by less
+  than 0.01 rad and their places are lost. With 10, every channel turns quickly with distance, none is left in which a
+  word can look for what it names wherever that stands, and a thing among several is hardly ever found.
 * head_dim is 32, the smallest that vLLM's CPU attention accepts.
 * Runs of digits stay whole in the pre-tokenizer, so a coordinate is one token, and the vocabulary has no padding rows,
   which an engine could sample.
@@ -87,7 +88,7 @@ def build_config(processor: Qwen2_5_VLProcessor, init_std: float) -> Qwen2_5_VLC
     text = {
         "vocab_size": len(processor.tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [2, 7, 7]},
         "initializer_range": init_std, "bos_token_id": None, "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"], "tie_word_embeddings": True, "use_cache": False,
     }

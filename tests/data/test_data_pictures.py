@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.pictures import CELLS, TYPICAL, conversation, make_picture, mirrored
+from data.pictures import CELLS, FIND, SPEAK, TYPICAL, conversation, make_picture, mirrored
 from data.scenes.furniture import CATEGORIES
 
 
@@ -37,20 +37,27 @@ def test_a_mirrored_picture_mirrors_boxes_and_cells():
 
 
 def test_answers_are_true_of_the_picture():
+    kinds = sorted(FIND | SPEAK)
     asked = set()
     for index, picture in enumerate(pictures(40)):
         by_label = {thing.label: thing for thing in picture.things}
-        for question, answer in conversation(picture, np.random.default_rng(index), 6):
-            words = question.rstrip("?.").split()
+        for turn in conversation(picture, np.random.default_rng(index), 8, dict.fromkeys(kinds, 1 / len(kinds))):
+            words = turn.question.rstrip("?.").replace(",", "").split()
             asked.add(words[0])
+            assert [thing.label for thing in turn.named] == [label for the, label in zip(words, words[1:]) if the == "the" and label in by_label]
+            assert all(by_label[thing.label] == thing for thing in turn.named)
             if words[0] == "Trace":
                 box = by_label[words[-1]].box
-                assert answer == f"left {box[0]} top {box[1]} right {box[2]} bottom {box[3]}"
+                assert turn.answer == f"left {box[0]} top {box[1]} right {box[2]} bottom {box[3]}"
+            elif words[0] == "Frame":
+                told = [part.split() for part in turn.answer.split("; ")]
+                assert [label for _, label in told] == words[2::2]
+                assert all(tuple(map(int, box.split(","))) == by_label[label].box for box, label in told)
             elif words[0] == "What":
-                assert answer == by_label[words[-1]].color
-            elif question.startswith("How many"):
-                assert int(answer) == sum(thing.label == words[2] for thing in picture.things)
-            elif question.startswith("Which is nearer"):
+                assert turn.answer == by_label[words[-1]].color
+            elif turn.question.startswith("How many"):
+                assert int(turn.answer) == sum(thing.label == words[2] for thing in picture.things)
+            elif turn.question.startswith("Which is nearer"):
                 first, second = (by_label[label] for label in (words[4], words[7]))
-                assert answer == min(first, second, key=lambda thing: thing.distance).label
-    assert {"Trace", "Point", "Describe", "What", "How"} <= asked
+                assert turn.answer == min(first, second, key=lambda thing: thing.distance).label
+    assert asked == {"Trace", "Frame", "Point", "Describe", "Name", "What", "How", "Which", "Where"}
