@@ -1,7 +1,7 @@
 """Generic procedural pictures: pieces of furniture on any backdrop, with what there is to say about them.
 
 They play the part of the web pictures a large model was pretrained on: names, colours, pointing, near and far. None of
-the ladder's prompts, formats or rooms appear here.
+the ladder's prompts, tags, keys or rooms appear here.
 """
 
 from __future__ import annotations
@@ -168,9 +168,10 @@ class Turn:
 
 
 #: How often each kind of question is asked, of a model that learns to find what is meant, and to say it in several ways.
+#: Where a picture has too few things of a name of their own for a kind, its description is asked for, or a number of things.
 FIND = {"trace": 0.5, "frames": 0.2, "point": 0.08, "colour": 0.08, "nearer": 0.05, "left": 0.05, "distance": 0.04}
-SPEAK = {"trace": 0.1, "frames": 0.15, "edges": 0.2, "edges of two": 0.15, "json point": 0.1, "json names": 0.04, "caption": 0.04,
-         "colour": 0.03, "count": 0.04, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.03, "relation": 0.03}
+SPEAK = {"trace": 0.1, "frames": 0.15, "edges": 0.2, "edges of two": 0.15, "json point": 0.1, "json names": 0.04,
+         "caption": 0.04, "colour": 0.03, "count": 0.04, "nearer": 0.03, "left": 0.03, "distance": 0.03, "size": 0.03, "relation": 0.03}
 _NEEDS_TWO = ("nearer", "left", "edges of two", "relation")
 
 
@@ -189,7 +190,8 @@ def _turn(things, unique, labels, rng, kinds) -> Turn:
     if kind == "caption":
         return Turn("Describe the picture.", (", ".join(_article(thing) for thing in things) or "nothing") + ".")
     if kind == "count":
-        label = list(CATEGORIES)[rng.integers(len(CATEGORIES))] if rng.random() < 0.4 or not labels else labels[rng.integers(len(labels))]
+        among = list(CATEGORIES) if rng.random() < 0.4 or not labels else labels
+        label = among[rng.integers(len(among))]
         return Turn(f"How many {label} things are there?", str(labels.count(label)))
     if kind == "json names":
         return Turn("Name the things as JSON.", json.dumps({"things": labels}, separators=(",", ":")))

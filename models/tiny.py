@@ -3,9 +3,9 @@
 It exists so that the whole ladder runs on two CPU cores with the real engines. The folder it writes loads unchanged
 in transformers and in vLLM. Three choices are not obvious:
 
-* The rotary base is 1000, between two needs. With the large model's million, a grid of four visual tokens turns by less
-  than 0.01 rad and their places are lost. With 10, every channel turns quickly with distance, none is left in which a
-  word can look for what it names wherever that stands, and a thing among several is hardly ever found.
+* The rotary base is 1000, between two needs. With the large model's million, the width axis turns by about 0.001 rad over
+  a grid of four visual tokens, and by 0.06 with 1000. With 10, every channel turns quickly with distance, none is left in
+  which a word can look for what it names wherever that stands, and a thing among several is hardly ever found.
 * head_dim is 32, the smallest that vLLM's CPU attention accepts.
 * Runs of digits stay whole in the pre-tokenizer, so a coordinate is one token, and the vocabulary has no padding rows,
   which an engine could sample.

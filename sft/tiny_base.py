@@ -7,7 +7,7 @@ A seeded, re-runnable command:
 
 It renders generic pictures (`data.pictures`), trains the vision tower alone (`sft.tiny_vision`), then the model in
 phases (`PHASES`): several questions about each picture in one conversation (`sft.tiny_turns`), loss on the answers and on
-where the things are that the questions name (`sft.tiny_lookup`). None of the ladder's prompts or formats appear.
+where the things are that the questions name (`sft.tiny_lookup`). None of the ladder's prompts, tags or keys appear.
 Progress goes to the terminal; the state is saved after the tower and every 500 steps of a phase, so that `--resume`
 continues an interrupted run with the same result.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -90,11 +91,20 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return FINAL_LR + (peak - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
 
 
-def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int, seed: int, threads: int, resume: bool) -> None:
+def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int, seed: int, threads: int,
+          resume: bool) -> None:
+    """The whole training into `out`; what is under way lies beside it in OUT.work.
+
+    ValueError if `resume` finds nothing to continue, or what was begun with other settings."""
     begun = time.time()
     work = out.with_name(out.name + ".work")
-    if not resume:
+    settings = {"vision_steps": vision_steps, "steps": dict(steps), "pictures": pictures, "seed": seed, "batch": BATCH}
+    if resume:
+        _check_resumable(work, settings)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
         build_tiny(work, seed)
+        (work / "settings.json").write_text(json.dumps(settings))
     print(f"drawing {pictures} pictures", flush=True)
     rows = Rows(work, draw_pictures(pictures, seed, 2))
     print(f"{time.time() - begun:6.0f} s  pictures drawn", flush=True)
@@ -104,7 +114,8 @@ def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int,
     learning = nn.ModuleDict({"policy": policy, "lookup": LookupHead(policy)})
     done = _restore(work, learning) if resume else None
     if done is None:
-        train_vision(policy.model.model.visual, rows.pictures, lambda picture: rows.patches(picture.rgb), mirrored, vision_steps, seed)
+        train_vision(policy.model.model.visual, rows.pictures, lambda picture: rows.patches(picture.rgb), mirrored,
+                     vision_steps, seed)
         done = Done(0, 0, {})
         _save(work, learning, done)
     for number, phase in enumerate(PHASES):
@@ -112,9 +123,16 @@ def train(out: Path, vision_steps: int, steps: Mapping[str, int], pictures: int,
             resumed = done if number == done.phase else Done(number, 0, {})
             _train_phase(phase, learning, rows, steps[phase.name], seed, resumed, work, begun)
     save_policy(policy.model, work, out)
-    (out / "training.json").write_text(json.dumps({
-        "command": "python -m sft.tiny_base", "vision_steps": vision_steps, "steps": dict(steps), "pictures": pictures, "seed": seed,
-        "batch": BATCH}, indent=1) + "\n")
+    (out / "training.json").write_text(json.dumps({"command": "python -m sft.tiny_base"} | settings, indent=1) + "\n")
+
+
+def _check_resumable(work: Path, settings: Mapping) -> None:
+    if not (work / "state.safetensors").exists():
+        raise ValueError(f"nothing to resume in {work}: the state is saved once the vision tower is trained. "
+                         "Start without --resume")
+    begun_with = json.loads((work / "settings.json").read_text())
+    if begun_with != settings:
+        raise ValueError(f"{work} was begun with {begun_with}, not with {settings}. Use those, or start without --resume")
 
 
 def _train_phase(phase: Phase, learning: nn.ModuleDict, rows: Rows, steps: int, seed: int, done: Done, work: Path,
@@ -129,7 +147,8 @@ def _train_phase(phase: Phase, learning: nn.ModuleDict, rows: Rows, steps: int, 
     shown, since = [], time.time()
     for step in range(done.step, steps):
         rng = np.random.default_rng((seed, phase.stream, step))
-        drawn = [rows.sample(int(index), rng, phase.turns, phase.kinds) for index in rng.integers(len(rows.pictures), size=BATCH)]
+        indices = rng.integers(len(rows.pictures), size=BATCH)
+        drawn = [rows.sample(int(index), rng, phase.turns, phase.kinds) for index in indices]
         batch = build_batch([row.sample for row in drawn], pad)
         answers = torch.zeros_like(batch.mask)
         for place, row in enumerate(drawn):
@@ -145,8 +164,9 @@ def _train_phase(phase: Phase, learning: nn.ModuleDict, rows: Rows, steps: int, 
         shown.append((loss.item(), error.item()))
         if (step + 1) % 50 == 0:
             mean, pace = np.mean(shown, axis=0), (time.time() - since) / len(shown)
-            print(f"{time.time() - begun:6.0f} s  {phase.name}: step {step + 1}/{steps}  loss {mean[0]:.4f}  lookup error {mean[1]:.3f} of "
-                  f"the side  {pace:.2f} s/step  about {pace * (steps - step - 1) / 60:.0f} min left", flush=True)
+            print(f"{time.time() - begun:6.0f} s  {phase.name}: step {step + 1}/{steps}  loss {mean[0]:.4f}  "
+                  f"lookup error {mean[1]:.3f} of the side  {pace:.2f} s/step  "
+                  f"about {pace * (steps - step - 1) / 60:.0f} min left", flush=True)
             shown, since = [], time.time()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             _save(work, learning, Done(PHASES.index(phase), step + 1, optimizer.state_dict()["state"]))
@@ -184,7 +204,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     steps = {phase.name: vars(arguments)[f"{phase.name}_steps"] for phase in PHASES}
-    train(arguments.out, arguments.vision_steps, steps, arguments.pictures, arguments.seed, arguments.threads, arguments.resume)
+    train(arguments.out, arguments.vision_steps, steps, arguments.pictures, arguments.seed, arguments.threads,
+          arguments.resume)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def test_error_is_that_of_the_first_layer_at_the_names(rows, tmp_path):
     decoder = policy.model.model.language_model
     embeds = decoder.embed_tokens(batch.input_ids)
     embeds = embeds.masked_scatter(batch.media_mask.unsqueeze(-1), policy.visual(batch.pixel_values, batch.grid_thw))
-    states = decoder(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False, output_hidden_states=True).hidden_states
+    states = decoder(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False,
+                     output_hidden_states=True).hidden_states
     wrong = []
     for place, row in enumerate(drawn):
         for position, box in row.named:
