@@ -179,7 +179,7 @@ def digit_writer(folder: Path, rows: list[Example]) -> Path:
         for prompt in prompts
     ]
     draw, adamw = random.Random(0), torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(150):
         texts = [" ".join(str(draw.randint(0, 9)) for _ in range(draw.randint(1, 4))) for _ in range(4 * len(encoded))]
         ids = [(*processor.tokenizer(text).input_ids, end_token_id(processor)) for text in texts]
         batch = build_batch([Sample(encoded[index % len(encoded)], own) for index, own in enumerate(ids)], 0)
