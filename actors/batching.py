@@ -1,27 +1,23 @@
-"""How a step's groups become forward passes: pure arithmetic, the same on every rank.
+"""What the learner is given for one optimizer step.
 
-What holds
-    * A group stays in one pass as long as it fits, so that its members share one vision pass; only a group that alone
-      exceeds the budget is cut.
-    * A pass holds at most `budget` padded tokens (rows times the longest row), unless one row alone is longer.
-    * Every rank gets the same number of passes; a short rank repeats one with `counts` false (no loss, no statistics).
-    * Every member is in exactly one pass that counts.
+What holds: a group carries the members that are trained on, in their order; the totals count every completion of the
+step that has a reward, trained on or not, because the loss is an average over all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.types import Prompt
+from models.passes import TreeSize
 
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """The members of one group that carry gradient, as the learner needs them.
+    """The members of one group that are trained on, as the learner needs them.
 
     `expanded_prompt_ids` is what the engine reports to have run on; `completion_ids[i]` was sampled with the log-probs
-    `behaviour_logprobs[i]` and has the advantage `advantages[i]`.
+    `behaviour_logprobs[i]` and has the advantage `advantages[i]`, which may be 0 (divergence from the reference only).
     """
 
     prompt: Prompt
@@ -40,67 +36,16 @@ class TrainGroup:
             if not ids or len(ids) != len(logprobs):
                 raise ValueError(f"row {self.prompt.example.id}: {len(ids)} tokens with {len(logprobs)} log-probs")
 
-    @property
-    def tokens(self) -> int:
-        """Sampled tokens that carry gradient."""
-        return sum(map(len, self.completion_ids))
-
-    def row_lengths(self) -> tuple[int, ...]:
-        """Tokens of every member's row, prompt included."""
-        return tuple(len(self.expanded_prompt_ids) + len(ids) for ids in self.completion_ids)
+    def size(self) -> TreeSize:
+        """What the group takes in a pass."""
+        lengths = tuple(map(len, self.completion_ids))
+        return TreeSize(len(self.expanded_prompt_ids), lengths, self.prompt.example.media)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Members `first` … `last` - 1 of group `group`."""
+class TrainBatch:
+    """The groups of one optimizer step; `sequences` and `tokens` count all its completions with a reward."""
 
-    group: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward and backward pass of one rank; `counts` is false for padding passes."""
-
-    slices: tuple[Slice, ...]
-    counts: bool = True
-
-
-def plan_passes(row_lengths: Sequence[Sequence[int]], ranks: int, budget: int) -> list[list[Pass]]:
-    """For every rank its passes over its groups; `row_lengths[g]` are the lengths of the rows of group g.
-
-    Groups go to the rank with the least work so far, the costliest first, and within a rank similar lengths share a
-    pass. No groups: no passes.
-    """
-    cost = [len(lengths) * max(lengths) for lengths in row_lengths]
-    owned: list[list[int]] = [[] for _ in range(ranks)]
-    for group in sorted(range(len(cost)), key=lambda g: (-cost[g], g)):
-        min(owned, key=lambda groups: sum(cost[g] for g in groups)).append(group)
-    plans = [_pack(sorted(groups, key=lambda g: (max(row_lengths[g]), g)), row_lengths, budget) for groups in owned]
-    longest = max(map(len, plans))
-    filler = Pass((Slice(0, 0, 1),), counts=False)
-    return [plan + [filler] * (longest - len(plan)) for plan in plans]
-
-
-def _pack(groups: Sequence[int], row_lengths: Sequence[Sequence[int]], budget: int) -> list[Pass]:
-    passes: list[Pass] = []
-    slices: list[Slice] = []
-    rows = 0
-    for group in groups:
-        size, width = len(row_lengths[group]), max(
-            row_lengths[group]
-        )  # groups come by width: this one is the widest yet
-        if slices and (rows + size) * width > budget:
-            passes.append(Pass(tuple(slices)))
-            slices, rows = [], 0
-        fit = max(1, budget // width)
-        for first in range(0, size, fit):
-            slices.append(Slice(group, first, min(first + fit, size)))
-            rows += slices[-1].last - first
-            if slices[-1].last < size:
-                passes.append(Pass(tuple(slices)))
-                slices, rows = [], 0
-    if slices:
-        passes.append(Pass(tuple(slices)))
-    return passes
+    groups: tuple[TrainGroup, ...]
+    sequences: int
+    tokens: int

@@ -1,14 +1,15 @@
-"""One rank of the GRPO learner: a DeepSpeed engine over the policy, a frozen reference, one optimizer step per call.
+"""One rank of the GRPO learner: a DeepSpeed engine over the policy, a frozen reference, one step of GRPO per call.
 
 What holds
     * Trained tokens are sampled tokens: ids and behaviour log-probs come from the engine that sampled them. The prompt
       is encoded here from the row's pictures and must equal, id for id, what the engine ran on (PromptMismatch).
-    * The old log-probs are those of the weights before the step. With one update per batch they are the detached
-      current ones: ratio 1, clip idle, and the gap to the engine's log-probs is measured on every trained token.
-    * The loss is a global sum over a global count, so it does not depend on ranks or passes. Members without gradient
-      (failed, truncated, groups without spread) are not sent here.
-    * A picture is read and processed once per prompt; members of a group share its vision pass.
-    * `step`, `logprobs`, `publish`, `save`, `load` and `export` are collective: call them on every rank, in one order.
+    * A group is one tree (`models.packing`): its prompt, pictures included, is forwarded once for all its members, for
+      the policy and for the reference.
+    * The old log-probs are those of the weights before the step: of its first forward pass, detached, also for later
+      inner epochs. In the first, the ratio is 1, the clip idle, and the gap to the engine is measured on every token.
+    * The loss is a global sum over a global count, so it does not depend on ranks or passes.
+    * `step`, `penalties`, `logprobs`, `publish`, `save`, `load` and `export` are collective: call them on every rank, in
+      one order.
 
 A plain class: `ray.remote` wraps it at the edge.
 """
@@ -22,17 +23,23 @@ from typing import Any
 
 import torch
 
-from actors.batching import Pass, TrainGroup, plan_passes
+from actors.batching import TrainBatch, TrainGroup
+from actors.learner_pass import LearnerPass, pack_pass
 from actors.weights import WeightStore, WeightVersion, shared_memory_folder
 from configs.schema import RunConfig
 from data.types import Prompt
 from grpo.aggregation import aggregate, step_denominator
-from grpo.losses import token_loss
+from grpo.importance import Importance
+from grpo.kl import reward_penalty
+from grpo.losses import LossSettings, token_loss
+from grpo.objectives import Objective
 from grpo.stats import TokenStats, token_stats
 from models.deepspeed_engine import PolicyEngine, free_port, set_rank_environment
-from models.forward import PolicyForward, Sample, build_batch
+from models.forward import PolicyForward
 from models.inputs import Encoded, encode, load_images
 from models.loading import load_policy, load_processor, save_policy
+from models.packing import PackedBatch, Tree, pack
+from models.passes import plan_passes
 from models.tokens import banned_token_ids
 
 
@@ -51,6 +58,14 @@ class Learner:
         self._rank, self._ranks, self._steps = rank, ranks, steps
         self._device = torch.device("cuda:0" if config.learner.num_gpus else "cpu")
         self._store: WeightStore | None = None
+        self._pictures_read = self._pictures_seen = 0  # since the last step's report
+        grpo = config.grpo
+        self._loss_settings = LossSettings(
+            Objective(**grpo.objective.model_dump()),
+            Importance(**grpo.importance.model_dump()),
+            grpo.kl.estimator,
+            grpo.kl.coef if grpo.kl.place == "loss" else 0.0,
+        )
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this machine and a port that is free now. Ask rank 0."""
@@ -73,11 +88,12 @@ class Learner:
         self._processor = load_processor(self._base)
         self._model = load_policy(self._base, self._config.model.dtype, str(self._device))
         self._banned = banned_token_ids(self._processor, self._model.config.get_text_config().vocab_size)
-        self._pad = self._processor.tokenizer.pad_token_id
         self._reference: PolicyForward | None = None
-        if self._config.grpo.kl_coef > 0:
+        attention = self._config.model.attention
+        if self._config.grpo.kl.coef > 0:
             frozen = load_policy(self._base, self._config.model.dtype, str(self._device))
-            self._reference = PolicyForward(frozen).eval().requires_grad_(False)
+            self._reference = PolicyForward(frozen, attention).eval().requires_grad_(False)
+        self._shares_eyes = self._config.model.freeze_vision and self._reference is not None
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
         if self._config.model.freeze_vision:
             self._model.model.visual.requires_grad_(False)
@@ -85,7 +101,11 @@ class Learner:
             self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model.train()
         self._engine = PolicyEngine(
-            PolicyForward(self._model), settings.optimizer, settings.zero_stage, self._steps, self._device
+            PolicyForward(self._model, attention, always_see=self._ranks > 1 and not self._shares_eyes),
+            settings.optimizer,
+            settings.zero_stage,
+            self._steps * self._config.grpo.inner_epochs,
+            self._device,
         )
         if checkpoint is not None:
             self._engine.load(Path(checkpoint), "engine")
@@ -93,88 +113,112 @@ class Learner:
             self._store = WeightStore(shared_memory_folder(self._stage_folder), self._model.config.tie_word_embeddings)
         return {"pid": os.getpid(), "parameters": parameters}
 
-    def step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
-        """One optimizer step on the groups of the whole step (all ranks get all, each takes its part).
+    def step(self, batch: TrainBatch) -> dict[str, float]:
+        """`grpo.inner_epochs` optimizer steps on the completions of the whole step (all ranks get all, each takes its part).
 
-        Returns the same numbers on every rank: loss, lr, grad_norm, kl, clip_fraction, is_ratio_*, logprob_gap_*,
-        trained_tokens, and image_passes / vision_passes (reads of pictures / pictures through vision towers, policy and
-        reference). ValueError without groups: there is nothing to average, leave the step out.
+        Returns the same numbers on every rank: loss, lr and grad_norm of the last update; kl, clip_fraction, is_ratio_*,
+        logprob_gap_* over all updates; trained_tokens, and image_passes / vision_passes (reads of pictures / pictures
+        through vision towers, policy and reference). ValueError without groups: there is nothing to average, leave it out.
         """
         settings = self._config.grpo
-        sequences, tokens = sum(len(group.advantages) for group in groups), sum(group.tokens for group in groups)
-        denominator = step_denominator(settings.aggregation, sequences, tokens, settings.sampling.max_new_tokens)
-        plan = plan_passes(
-            [group.row_lengths() for group in groups], self._ranks, self._config.learner.micro_batch_tokens
+        denominator = step_denominator(
+            settings.aggregation, batch.sequences, batch.tokens, settings.sampling.max_new_tokens
         )
-        encoded: dict[int, Encoded] = {}
-        stats, loss, vision = TokenStats(), 0.0, 0
-        for one in plan[self._rank]:
-            part, part_stats = self._pass(one, groups, encoded, denominator)
-            self._engine.backward(part)
-            if one.counts:
-                loss, stats = loss + float(part.detach()), stats.merge(part_stats)
-            towers = 1 if self._reference is None else 2
-            vision += towers * sum(_pictures(groups[g].prompt) for g in {piece.group for piece in one.slices})
-        update = self._engine.step()
-        reads = sum(_pictures(groups[group].prompt) for group in encoded)
-        totals = self._engine.sum_over_ranks({"loss": loss, "image_passes": reads, "vision_passes": vision})
+        passes, stats = self._passes(batch.groups), TokenStats()
+        for _ in range(settings.inner_epochs):
+            loss = 0.0
+            for one in passes:
+                part, part_stats = self._loss(one, denominator)
+                self._engine.backward(part)
+                if one.counts:
+                    loss, stats = loss + float(part.detach()), stats.merge(part_stats)
+            update = self._engine.step()
+        totals = self._engine.sum_over_ranks(
+            {"loss": loss, "image_passes": self._pictures_read, "vision_passes": self._pictures_seen}
+        )
+        self._pictures_read = self._pictures_seen = 0
+        numbers = self._merged(stats).metrics()
+        if passes[0].reference is None:
+            numbers.pop("kl", None)  # nothing to diverge from
         return {
             **totals,
             "lr": update.learning_rate,
             "grad_norm": update.grad_norm,
-            "trained_tokens": tokens,
-            **self._merged(stats).metrics(),
+            "trained_tokens": sum(sum(group.size().completions) for group in batch.groups),
+            **numbers,
         }
 
-    def _pass(
-        self, one: Pass, groups: Sequence[TrainGroup], encoded: dict[int, Encoded], denominator: float
-    ) -> tuple[torch.Tensor, TokenStats]:
-        """This pass's share of the step's loss, with gradient, and its statistics."""
-        settings = self._config.grpo
-        members = [
-            (groups[piece.group], piece.group, member)
-            for piece in one.slices
-            for member in range(piece.first, piece.last)
-        ]
-        for group, index, _ in members:
-            if index not in encoded:
-                encoded[index] = self._encode(group.prompt, group.expanded_prompt_ids)
-        batch = build_batch(
-            [Sample(encoded[index], group.completion_ids[member]) for group, index, member in members], self._pad
-        ).to(self._device)
-        behaviour = torch.zeros(batch.mask.shape)
-        for row, (group, _, member) in enumerate(members):
-            behaviour[row, : len(group.behaviour_logprobs[member])] = torch.tensor(group.behaviour_logprobs[member])
-        behaviour = behaviour.to(self._device)
-        advantages = torch.tensor([group.advantages[member] for group, _, member in members], device=self._device)
-        temperature = settings.sampling.temperature
-        logprobs = self._engine(batch, temperature, self._banned)
-        reference = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference = self._reference(batch, temperature, self._banned)
-        old = logprobs.detach()
-        terms = token_loss(
-            logprobs,
-            old,
-            behaviour,
-            advantages,
-            batch.mask,
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            importance_cap=settings.importance_cap,
-            kl_coef=settings.kl_coef,
-            reference_logprobs_R_T=reference,
-        )
+    def _passes(self, groups: Sequence[TrainGroup]) -> list[LearnerPass]:
+        """This rank's part of the groups, encoded and packed; pictures are read once for each group that shows them."""
+        budget = self._config.learner.micro_batch_tokens
+        plan = plan_passes([group.size() for group in groups], self._ranks, budget)[self._rank]
+        encoded: dict[int, Encoded] = {}
+        passes = []
+        for one in plan:
+            for index in dict.fromkeys(piece.tree for piece in one.slices):
+                if index not in encoded:
+                    encoded[index] = self._encode(groups[index].prompt, groups[index].expanded_prompt_ids)
+                    self._pictures_read += _pictures(groups[index].prompt)
+            passes.append(pack_pass(one, groups, encoded))
+        return passes
+
+    def _loss(self, one: LearnerPass, denominator: float) -> tuple[torch.Tensor, TokenStats]:
+        """This pass's share of the step's loss, with gradient, and its statistics.
+
+        The first call on a pass comes before the first update: its log-probs are the old ones, and those of the
+        reference, which never change, are kept with them.
+        """
+        settings, batch = self._config.grpo, one.batch.to(self._device)
+        behaviour, advantages = one.behaviour.to(self._device), one.advantages.to(self._device)
+        if self._shares_eyes and one.features is None:
+            one.features = self._frozen_features(batch)
+        logprobs = self._engine(batch, settings.sampling.temperature, self._banned, one.features)
+        self._pictures_seen += 0 if self._shares_eyes else one.pictures
+        if one.old is None:
+            one.old = logprobs.detach()
+            if settings.kl.place == "loss":
+                one.reference = self._reference_logprobs(batch, one)
+        terms = token_loss(logprobs, one.old, behaviour, advantages, batch.mask, self._loss_settings, one.reference)
         loss = aggregate(terms.loss_R_T, batch.mask, settings.aggregation, denominator) * float(one.counts)
-        return loss, token_stats(terms, old, behaviour, batch.mask)
+        return loss, token_stats(terms, one.old, behaviour, batch.mask)
+
+    @torch.no_grad()
+    def _frozen_features(self, batch: PackedBatch) -> torch.Tensor | None:
+        """Visual tokens for policy and reference alike, where the tower is frozen and so the same in both."""
+        if batch.pixel_values is None:
+            return None
+        self._pictures_seen += len(batch.grid_thw)
+        return self._reference.visual(batch.pixel_values, batch.grid_thw)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: PackedBatch, one: LearnerPass) -> torch.Tensor | None:
+        if self._reference is None:
+            return None
+        self._pictures_seen += one.pictures if one.features is None else 0
+        return self._reference(batch, self._config.grpo.sampling.temperature, self._banned, one.features)
+
+    def penalties(self, groups: Sequence[TrainGroup]) -> list[list[float]]:
+        """What every completion's reward loses for its divergence from the reference (`grpo.kl`), on every rank.
+
+        The policy's log-probs are the engine's, of the tokens it sampled.
+        """
+        kl = self._config.grpo.kl
+        own: dict[str, float] = {f"{g}:{m}": 0.0 for g, group in enumerate(groups) for m in range(len(group.advantages))}
+        for one in self._passes(groups):
+            if one.counts:
+                batch, behaviour = one.batch.to(self._device), one.behaviour.to(self._device)
+                reference = self._reference_logprobs(batch, one)
+                lost = reward_penalty(behaviour, reference, batch.mask, kl.estimator, kl.coef).tolist()
+                own |= {f"{g}:{m}": value for (g, m), value in zip(one.members, lost, strict=True)}
+        everywhere = self._engine.sum_over_ranks(own)
+        return [[everywhere[f"{g}:{m}"] for m in range(len(group.advantages))] for g, group in enumerate(groups)]
 
     def _merged(self, stats: TokenStats) -> TokenStats:
         """The stats of all ranks together."""
         own = {name: float(value) for name, value in vars(stats).items()}
         sums = self._engine.sum_over_ranks({name: value for name, value in own.items() if not name.endswith("_max")})
         largest = self._engine.max_over_ranks({name: value for name, value in own.items() if name.endswith("_max")})
-        counts = {name: int(sums.pop(name)) for name in ("tokens", "clipped")}
+        counts = {name: int(sums.pop(name)) for name in ("tokens", "clipped", "dropped")}
         return TokenStats(**counts, **sums, **largest)
 
     def _encode(self, prompt: Prompt, expanded_prompt_ids: Sequence[int]) -> Encoded:
@@ -186,6 +230,7 @@ class Learner:
             images,
             example.data_type == "video",
             self._model.config.vision_config.tokens_per_second,
+            example.media,
         )
         if encoded.input_ids != tuple(expanded_prompt_ids):
             pairs = zip(encoded.input_ids, expanded_prompt_ids, strict=False)
@@ -205,7 +250,7 @@ class Learner:
     ) -> list[list[float]]:
         """Log-probs of the completions' tokens under the current weights, at the sampling temperature: the canary."""
         encoded = self._encode(prompt, expanded_prompt_ids)
-        batch = build_batch([Sample(encoded, tuple(ids)) for ids in completions], self._pad).to(self._device)
+        batch = pack([Tree(encoded, tuple(map(tuple, completions)))]).to(self._device)
         rows = self._engine(batch, self._config.grpo.sampling.temperature, self._banned).cpu()
         return [row[: len(ids)].tolist() for row, ids in zip(rows, completions, strict=True)]
 

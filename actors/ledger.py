@@ -1,8 +1,8 @@
-"""Which prompts belong to which step: a pure function of the rows and the seed.
+"""In which order prompts are asked: an endless sequence that only the rows and the seed decide.
 
-What holds: every step has exactly `prompts_per_step` prompts; the share of localisation rows is met over the run to
-within one prompt; within each kind no row comes again before all others of its kind have come. A resumed run asks for
-step s and gets what the undisturbed run got.
+What holds: the share of localisation rows is met over the run to within one prompt; within each kind no row comes again
+before all others of its kind have come. A step takes the next `prompts_per_step`, more where groups are replaced
+(`grpo.dynamic_sampling`); a resumed run goes on from the place it had reached and gets what the undisturbed run got.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEED_RANGE = 1 << 30
 
 
 class PromptSchedule:
-    """The prompts of `steps` steps: the configured number, or as many as take as many prompts as there are rows."""
+    """The sequence, and the number of `steps`: the configured one, or as many as take as many prompts as there are rows."""
 
     def __init__(self, examples: Sequence[Example], config: GRPOConfig, seed: int) -> None:
         """ValueError when there are fewer rows than a step needs."""
@@ -29,7 +29,7 @@ class PromptSchedule:
                 f"{len(examples)} training rows cannot fill a step of {config.prompts_per_step} prompts; "
                 "lower grpo.prompts_per_step or build more data"
             )
-        self._examples, self._seed, self._per_step = examples, seed, config.prompts_per_step
+        self._examples, self._seed = examples, seed
         boxes = [index for index, example in enumerate(examples) if example.is_localization]
         others = [index for index, example in enumerate(examples) if not example.is_localization]
         self._pools = (boxes, others)
@@ -38,16 +38,16 @@ class PromptSchedule:
         self.steps = config.steps if config.steps is not None else max(1, drawn // config.prompts_per_step)
         self._epochs: dict[tuple[int, int], list[int]] = {}
 
-    def take(self, step: int) -> tuple[Example, ...]:
-        """The prompts of step `step` (from 0), localisation rows first."""
-        first, last = step * self._per_step, (step + 1) * self._per_step
+    def take(self, first: int, count: int) -> tuple[Example, ...]:
+        """`count` prompts from place `first` of the endless sequence, localisation rows first."""
+        last = first + count
         boxes = range(self._boxes_before(first), self._boxes_before(last))
         others = range(first - boxes.start, last - boxes.stop)
         chosen = [self._draw(0, place) for place in boxes] + [self._draw(1, place) for place in others]
         return tuple(self._examples[index] for index in chosen)
 
     def sampling_seed(self, step: int, place: int) -> int:
-        """Seed of the request for the prompt at that place of that step; the same whoever serves it, however often."""
+        """Seed of the request for the prompt at that place (from 0) of that step; the same whoever serves it, however often."""
         return zlib.crc32(f"{self._seed}:{step}:{place}".encode()) % _SEED_RANGE
 
     def _boxes_before(self, prompts: int) -> int:

@@ -30,10 +30,11 @@ class CheckpointMismatch(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer steps done, weight version, checkpoint folder (None: at the start)."""
+    """Where a run stands: steps done, weight version, prompts taken from the schedule, checkpoint (None: the start)."""
 
     step: int = 0
     version: int = 0
+    prompts: int = 0
     checkpoint: Path | None = None
 
 
@@ -67,7 +68,8 @@ class StageRecord:
                     f"{self._checkpoints} belongs to other settings, rows or another model; "
                     "remove that folder to start the stage afresh, or put the old ones back"
                 )
-            progress = Progress(state["step"], state["version"], self._checkpoints / f"step-{state['step']}")
+            checkpoint = self._checkpoints / f"step-{state['step']}"
+            progress = Progress(state["step"], state["version"], state["prompts"], checkpoint)
         for name in (METRICS, TRACES):
             keep_steps(self.folder / name, progress.step)
         return progress
@@ -79,14 +81,22 @@ class StageRecord:
         folder.mkdir()
         return folder
 
-    def commit(self, step: int, version: int) -> None:
-        """The checkpoint of `step` is complete: make it the one to resume from and remove the others."""
+    def commit(self, progress: Progress) -> None:
+        """The checkpoint of `progress.step` is complete: make it the one to resume from and remove the others."""
         write_text(
             self._checkpoints / "latest.json",
-            json.dumps({"step": step, "version": version, "fingerprint": self._fingerprint}) + "\n",
+            json.dumps(
+                {
+                    "step": progress.step,
+                    "version": progress.version,
+                    "prompts": progress.prompts,
+                    "fingerprint": self._fingerprint,
+                }
+            )
+            + "\n",
         )
         for folder in self._checkpoints.glob("step-*"):
-            if folder.name != f"step-{step}":
+            if folder.name != f"step-{progress.step}":
                 shutil.rmtree(folder)
 
     def append(

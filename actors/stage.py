@@ -27,7 +27,7 @@ from typing import Any
 
 import ray
 
-from actors.batching import TrainGroup
+from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import RayWait
 from actors.learner import Learner
 from actors.reward import RewardActor
@@ -102,7 +102,6 @@ class StageActors:
             .remote(config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
         ]
-        self._encoded_pictures = 0
         self._computed = [0] * rollout.workers
 
     @property
@@ -136,7 +135,6 @@ class StageActors:
 
     def roll_out(self, tasks: Sequence[PromptTask]) -> Rollouts:
         """One request with n = G per prompt, spread evenly over the workers."""
-        self._encoded_pictures = self._pictures_encoded()
         refs = [self._workers[index % self.workers].generate.remote(task.request) for index, task in enumerate(tasks)]
         score_refs = tuple(self._reward.score.remote(task.row, ref) for task, ref in zip(tasks, refs, strict=True))
         by_id = self._wait.all(
@@ -166,13 +164,22 @@ class StageActors:
             for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True)
         )
 
-    def learn(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
-        """One optimizer step over all ranks; the metrics of `Learner.step`."""
-        batch = ray.put(tuple(groups))
+    def penalties(self, groups: Sequence[TrainGroup]) -> list[list[float]]:
+        """What the rewards of the groups' members lose for their divergence; see `Learner.penalties`."""
+        shared = ray.put(tuple(groups))
         return self._on_all_ranks(
-            [learner.step.remote(batch) for learner in self._learners],
-            "an optimizer step",
+            [learner.penalties.remote(shared) for learner in self._learners],
+            "the reference's log-probs",
             self._config.deadlines.learner,
+        )[0]
+
+    def learn(self, batch: TrainBatch) -> dict[str, float]:
+        """The optimizer steps on a batch over all ranks; the metrics of `Learner.step`."""
+        shared = ray.put(batch)
+        return self._on_all_ranks(
+            [learner.step.remote(shared) for learner in self._learners],
+            "an optimizer step",
+            self._config.deadlines.learner * self._config.grpo.inner_epochs,
         )[0]
 
     def sync(self, version: int, canary: PromptTask) -> Sync:
@@ -226,10 +233,7 @@ class StageActors:
         return gaps
 
     def pictures_encoded(self) -> int:
-        """Pictures that went through the engines' vision towers since the last `roll_out` began."""
-        return self._pictures_encoded() - self._encoded_pictures
-
-    def _pictures_encoded(self) -> int:
+        """Pictures that have gone through the engines' vision towers."""
         return sum(
             self._on_all_workers(
                 [worker.image_passes.remote() for worker in self._workers],

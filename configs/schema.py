@@ -25,6 +25,7 @@ class ModelConfig(Section):
     path: str = Field("models/tiny_base", description="Folder with model, processor and tokenizer (Hugging Face layout)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in learner and engine")
     freeze_vision: bool = Field(False, description="Train the language model only")
+    attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", description="How the learner attends (models.tree_attention)")
 
 
 class RoomsConfig(Section):
@@ -77,7 +78,7 @@ class SFTConfig(Section):
     epochs: float = Field(1.0, gt=0, description="Passes over the stage's rows")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps, whatever the epochs")
     batch_size: int = Field(16, ge=1, description="Rows per optimizer step over all ranks")
-    micro_batch_size: int = Field(16, ge=1, description="Rows per forward pass of one rank")
+    micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank")
     ranks: int = Field(1, ge=1, description="Data-parallel learner ranks (Ray Train workers)")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     gradient_checkpointing: bool = Field(False)
@@ -119,24 +120,78 @@ class RewardConfig(Section):
     max_failed_share: float = Field(0.2, ge=0, le=1, description="Stop when more completions than this fail to score")
 
 
+class ObjectiveConfig(Section):
+    """The policy term of a token's loss (`grpo.objectives`). Defaults: the paper's."""
+
+    kind: Literal["ppo_clip", "gspo", "cispo"] = Field("ppo_clip", description="Clip per token, per completion, or of the weight")
+    clip_low: float = Field(0.2, gt=0, description="The ratio counts down to 1 - clip_low")
+    clip_high: float = Field(0.2, gt=0, description="and up to 1 + clip_high")
+    dual_clip: float | None = Field(None, gt=1, description="Bound of the loss where the advantage is negative, times it; none: off")
+
+    @model_validator(mode="after")
+    def _dual_clip_fits(self) -> "ObjectiveConfig":
+        if self.kind == "cispo" and self.dual_clip is not None:
+            raise ValueError("dual_clip bounds a clipped ratio, which cispo does not have: leave it out")
+        return self
+
+
+class KLConfig(Section):
+    """Divergence from the stage's base (`grpo.kl`)."""
+
+    coef: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
+    estimator: Literal["k1", "k2", "k3"] = Field("k3")
+    place: Literal["loss", "reward"] = Field("loss", description="Differentiated per token, or taken off each completion's reward")
+
+    @model_validator(mode="after")
+    def _k1_only_in_the_reward(self) -> "KLConfig":
+        if self.estimator == "k1" and self.place == "loss":
+            raise ValueError("k1 in the loss has a gradient whose expectation is zero: take k2 or k3, or place: reward")
+        return self
+
+
+class ImportanceConfig(Section):
+    """Correction for completions that another policy sampled than the one before the update (`grpo.importance`)."""
+
+    level: Literal["token", "sequence"] = Field("token")
+    mode: Literal["truncate", "mask"] = Field("truncate", description="Weigh by at most cap, or leave out what is beyond floor and cap")
+    floor: float = Field(0.5, ge=0, le=1, description="Smallest ratio that `mask` keeps")
+    cap: float = Field(2.0, ge=1, description="Largest weight (truncate), or largest ratio kept (mask)")
+
+
 class GRPOConfig(Section):
     """Group-relative policy optimisation. Defaults: SPATIALLADDER §6.2 where it gives a value."""
 
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; none: one epoch over the prompts")
+    steps: int | None = Field(None, ge=1, description="Steps; none: as many as one epoch of prompts fills")
     prompts_per_step: int = Field(8, ge=1)
     group_size: int = Field(4, ge=2, description="Completions per prompt, G")
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    kl_coef: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
+    inner_epochs: int = Field(1, ge=1, description="Optimizer steps on the same completions, mu")
+    objective: ObjectiveConfig = ObjectiveConfig()
+    kl: KLConfig = KLConfig()
+    importance: ImportanceConfig = ImportanceConfig()
     std_normalization: bool = Field(True, description="Divide by the group's standard deviation; false: Dr.GRPO")
     aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field("sequence_mean")
     zero_variance_tolerance: float = Field(1e-6, ge=0, description="A group whose rewards spread less carries no gradient")
-    importance_cap: float = Field(2.0, ge=1, description="Truncation of the engine/learner importance weight")
+    sampling_rounds: int = Field(1, ge=1, description="How often a step may ask for more prompts in place of groups without "
+                                 "spread (DAPO's dynamic sampling); 1: it trains on what came")
     overlong_buffer: int = Field(0, ge=0, description="Tokens before the length limit in which a completion loses up to 1 "
                                  "(DAPO's soft overlong punishment), a truncated one 1; 0: truncated ones have no reward")
     localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
     sampling: SamplingConfig = SamplingConfig()
     checkpoint_steps: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _gspo_takes_whole_completions(self) -> "GRPOConfig":
+        if self.objective.kind == "gspo" and (self.importance.level, self.importance.mode) == ("token", "mask"):
+            raise ValueError("gspo has one ratio per completion, from which single tokens cannot be left out: "
+                             "set importance.level to sequence or importance.mode to truncate")
+        return self
+
+    @model_validator(mode="after")
+    def _replacement_looks_at_the_task(self) -> "GRPOConfig":
+        if self.sampling_rounds > 1 and self.kl.coef > 0 and self.kl.place == "reward":
+            raise ValueError("divergence taken off the rewards spreads every group a little, so that none would be "
+                             "replaced: set kl.place to loss or sampling_rounds to 1")
+        return self
 
     @model_validator(mode="after")
     def _buffer_within_limit(self) -> "GRPOConfig":
@@ -154,7 +209,7 @@ class LearnerConfig(Section):
     num_gpus: float = Field(0, ge=0)
     threads: int = Field(2, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = Field(0)
-    micro_batch_tokens: int = Field(8192, ge=64, description="Padded tokens per forward pass of one rank")
+    micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank; a group's prompt counts once")
     gradient_checkpointing: bool = Field(False)
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6, schedule="linear", warmup_ratio=0.0)
 

@@ -1,15 +1,10 @@
-"""The loss of one token: clipped policy gradient, KL to the reference, engine/learner importance weight.
+"""The loss of one token: importance weight times policy term, plus the divergence from the reference.
 
-    rho   = exp(log pi - log pi_old)
-    loss  = -w * min(rho * A, clip(rho, 1 - low, 1 + high) * A) + beta * k3
-    k3    = exp(log pi_ref - log pi) - (log pi_ref - log pi) - 1          (Schulman's estimator, >= 0)
-    w     = min(exp(log pi_old - log pi_engine), cap)                    (truncated, no gradient)
-
-Source: PPO's clip per token as in GRPO (SPATIALLADDER 6.1), with separate bounds; w corrects for the engine that
-sampled the tokens not being bit-equal to the learner, and weighs the policy term only.
+    loss = w * policy(rho, A) + beta * kl        (`grpo.importance`, `grpo.objectives`, `grpo.kl`)
 
 What holds: `logprobs` is the only input that receives a gradient; entries outside the mask may hold anything (NaN
-too) and yield a loss of 0 and a gradient of 0. Log-ratios are limited to +-20 so that nothing overflows.
+too) and yield a loss of 0 and a gradient of 0. In the first update on a batch `old` may be `logprobs.detach()`: rho is
+then 1 and no clip acts.
 
 Shapes: R rows (completions) by T token positions; `mask_R_T` is true on sampled tokens; `advantages_R` one per row.
 All log-probs are of the sampled token, at the sampling temperature.
@@ -18,19 +13,48 @@ All log-probs are of the sampled token, at the sampling temperature.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-LOG_RATIO_LIMIT = 20.0
+from grpo.importance import Importance, importance_weights
+from grpo.kl import KLEstimator, token_kl
+from grpo.objectives import Objective, policy_terms
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Everything a token's loss depends on beside its log-probs. `kl_coef` 0: divergence is measured, not trained.
+
+    ValueError for combinations that do not do what they say.
+    """
+
+    objective: Objective
+    importance: Importance
+    kl_estimator: KLEstimator
+    kl_coef: float
+
+    def __post_init__(self) -> None:
+        if not self.kl_coef >= 0 or self.kl_estimator not in get_args(KLEstimator):
+            raise ValueError(f"KL coefficient {self.kl_coef} of {self.kl_estimator!r}: give 0 or more, of k1, k2 or k3")
+        if self.kl_coef > 0 and self.kl_estimator == "k1":
+            raise ValueError(
+                "k1 in the loss has a gradient whose expectation is zero: take k2 or k3, or k1 in the reward"
+            )
+        if self.objective.kind == "gspo" and (self.importance.level, self.importance.mode) == ("token", "mask"):
+            raise ValueError(
+                "gspo has one ratio for all tokens of a completion, so leaving out single ones would not keep them "
+                "from being trained: take importance level sequence, or mode truncate"
+            )
 
 
 @dataclass(frozen=True)
 class TokenLoss:
     """Per-token terms, all (R, T) and 0 (ratio and importance: 1) outside the mask. Only `loss_R_T` carries a gradient.
 
-    `ratio_R_T` is rho, `kl_R_T` is k3 (zeros without a reference), `clipped_R_T` (bool) marks tokens whose policy
-    term the clip has made constant, `importance_R_T` is the engine/learner ratio *before* the cap.
+    `ratio_R_T` is rho, `kl_R_T` the estimate (zeros without a reference), `clipped_R_T` (bool) where a clip acts,
+    `importance_R_T` the ratio pi_old / mu before cap or mask, `dropped_R_T` (bool) the tokens whose weight is 0.
     """
 
     loss_R_T: Tensor
@@ -38,24 +62,7 @@ class TokenLoss:
     kl_R_T: Tensor
     clipped_R_T: Tensor
     importance_R_T: Tensor
-
-
-def log_ratio(numerator_R_T: Tensor, denominator_R_T: Tensor, mask_R_T: Tensor) -> Tensor:
-    """Difference of log-probs, 0 outside the mask, limited to +-LOG_RATIO_LIMIT. (R, T)"""
-    difference_R_T = torch.where(mask_R_T, numerator_R_T - denominator_R_T, torch.zeros_like(numerator_R_T))
-    return difference_R_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-
-
-def k3_kl(logprobs_R_T: Tensor, reference_R_T: Tensor, mask_R_T: Tensor) -> Tensor:
-    """k3 estimate of KL(pi || pi_ref) per token, >= 0, 0 outside the mask. (R, T)"""
-    difference_R_T = log_ratio(reference_R_T, logprobs_R_T, mask_R_T)
-    return torch.expm1(difference_R_T) - difference_R_T
-
-
-def clipped_policy_loss(ratio_R_T: Tensor, advantages_R: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) per token. (R, T)"""
-    advantages_R_1 = advantages_R.to(ratio_R_T.dtype).unsqueeze(1)
-    return -torch.minimum(ratio_R_T * advantages_R_1, ratio_R_T.clamp(1 - clip_low, 1 + clip_high) * advantages_R_1)
+    dropped_R_T: Tensor
 
 
 def token_loss(
@@ -64,38 +71,33 @@ def token_loss(
     behaviour_logprobs_R_T: Tensor,
     advantages_R: Tensor,
     mask_R_T: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    importance_cap: float,
-    kl_coef: float = 0.0,
+    settings: LossSettings,
     reference_logprobs_R_T: Tensor | None = None,
 ) -> TokenLoss:
-    """The module's loss. `old` is the learner before this update, `behaviour` what the engine reported when sampling.
+    """The module's loss. `old`: the learner before the batch's first update; `behaviour`: what the engine reported.
 
-    In the first update on a batch `old` may be `logprobs.detach()`: rho is then 1 and the clip idle. ValueError when
-    shapes differ or `kl_coef` > 0 comes without a reference.
+    ValueError when shapes differ or `settings.kl_coef` > 0 comes without a reference.
     """
     _check(logprobs_R_T, mask_R_T, advantages_R, old_logprobs_R_T, behaviour_logprobs_R_T, reference_logprobs_R_T)
-    if kl_coef > 0 and reference_logprobs_R_T is None:
-        raise ValueError(f"kl_coef {kl_coef} needs the reference's log-probs: give them, or set kl_coef to 0")
-    old_R_T = old_logprobs_R_T.detach()
-    ratio_R_T = torch.exp(log_ratio(logprobs_R_T, old_R_T, mask_R_T))
-    importance_R_T = torch.exp(log_ratio(old_R_T, behaviour_logprobs_R_T.detach(), mask_R_T))
-    policy_R_T = clipped_policy_loss(ratio_R_T, advantages_R, clip_low, clip_high)
-    loss_R_T = importance_R_T.clamp(max=importance_cap) * policy_R_T
+    if settings.kl_coef > 0 and reference_logprobs_R_T is None:
+        raise ValueError(
+            f"a KL coefficient of {settings.kl_coef} needs the reference's log-probs: give them, or set it to 0"
+        )
+    policy = policy_terms(logprobs_R_T, old_logprobs_R_T, advantages_R, mask_R_T, settings.objective)
+    importance = importance_weights(old_logprobs_R_T, behaviour_logprobs_R_T, mask_R_T, settings.importance)
+    loss_R_T = importance.weights_R_T * policy.loss_R_T
     kl_R_T = torch.zeros_like(logprobs_R_T)
     if reference_logprobs_R_T is not None:
-        kl_R_T = k3_kl(logprobs_R_T, reference_logprobs_R_T.detach(), mask_R_T)
-        loss_R_T = loss_R_T + kl_coef * kl_R_T
-    gained_R_1, lost_R_1 = (advantages_R > 0).unsqueeze(1), (advantages_R < 0).unsqueeze(1)
-    clipped_R_T = (gained_R_1 & (ratio_R_T > 1 + clip_high)) | (lost_R_1 & (ratio_R_T < 1 - clip_low))
+        kl_R_T = token_kl(logprobs_R_T, reference_logprobs_R_T, mask_R_T, settings.kl_estimator)
+        if settings.kl_coef > 0:
+            loss_R_T = loss_R_T + settings.kl_coef * kl_R_T
     return TokenLoss(
-        loss_R_T=torch.where(mask_R_T, loss_R_T, torch.zeros_like(loss_R_T)),
-        ratio_R_T=ratio_R_T.detach(),
+        loss_R_T=loss_R_T,
+        ratio_R_T=policy.ratio_R_T,
         kl_R_T=kl_R_T.detach(),
-        clipped_R_T=clipped_R_T & mask_R_T,
-        importance_R_T=importance_R_T,
+        clipped_R_T=policy.clipped_R_T,
+        importance_R_T=importance.ratios_R_T,
+        dropped_R_T=(importance.weights_R_T == 0) & mask_R_T,
     )
 
 

@@ -16,10 +16,12 @@ from grpo.losses import TokenLoss
 
 @dataclass(frozen=True)
 class TokenStats:
-    """Sums and maxima over `tokens` tokens: gaps |log pi_old - log pi_engine| in nats, ratios before the cap."""
+    """Sums and maxima over `tokens` tokens, each counted in every update on it: gaps |log pi_old - log pi_engine| in nats,
+    importance ratios before cap and mask, `dropped` tokens that the mask has left out."""
 
     tokens: int = 0
     clipped: int = 0
+    dropped: int = 0
     kl_sum: float = 0.0
     is_ratio_sum: float = 0.0
     is_ratio_max: float = 0.0
@@ -39,6 +41,7 @@ class TokenStats:
         return {
             "kl": self.kl_sum / self.tokens,
             "clip_fraction": self.clipped / self.tokens,
+            "is_dropped_fraction": self.dropped / self.tokens,
             "is_ratio_mean": self.is_ratio_sum / self.tokens,
             "is_ratio_max": self.is_ratio_max,
             "logprob_gap_mean": self.gap_sum / self.tokens,
@@ -64,6 +67,7 @@ def token_stats(
     return TokenStats(
         tokens=tokens,
         clipped=int(terms.clipped_R_T.sum()),
+        dropped=int(terms.dropped_R_T.sum()),
         kl_sum=float(terms.kl_R_T[mask_R_T].double().sum()),
         is_ratio_sum=float(ratios.sum()),
         is_ratio_max=float(ratios.max()),

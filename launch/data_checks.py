@@ -174,7 +174,7 @@ def rendering_problems(config: RunConfig, folder: Path, train: Split, processor)
 def length_problems(config: RunConfig, train: Split, heldout: Split, processor) -> Iterator[Problem]:
     """Prompts that leave no room for the answer in the engine's context, in GRPO and in the evaluations."""
     from evaluation.scoring import MODES
-    from launch.prompt_length import longest_prompt
+    from data.prompt_length import longest_prompt
     from launch.stages import METRICS, stage_rows
 
     metrics = dict.fromkeys(METRICS[stage] for stage in config.stages)

@@ -31,10 +31,11 @@ class MediaError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A prompt ready for the forward pass; compared by identity, because samples that share the object share the vision pass.
+    """A prompt ready for the forward pass.
 
     prompt_ids: unexpanded ids, as the engine takes them. input_ids (S): expanded ids. token_types (S): 0 text, 1 image,
     2 video. pixel_values (patches, 1176) float32 or None. grid_thw (media, 3) patches or None. positions (3, S).
+    media_keys: what tells a medium from every other, one each, or empty: then none is known to be another's equal.
     """
 
     prompt_ids: tuple[int, ...]
@@ -43,6 +44,7 @@ class Encoded:
     pixel_values: torch.Tensor | None
     grid_thw: torch.Tensor | None
     positions: torch.Tensor
+    media_keys: tuple[str, ...] = ()
 
     @property
     def next_position(self) -> int:
@@ -70,8 +72,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise MediaError(f"image {path} cannot be read ({error})") from None
+    except FileNotFoundError:
+        raise MediaError(f"image {path} does not exist") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise MediaError(f"image {path} cannot be read ({error}); replace the file") from None
     return (height, width) if turned else (width, height)
 
 
@@ -110,9 +114,10 @@ def engine_media(images: Sequence[Image.Image], is_video: bool) -> dict:
 
 
 def encode(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Sequence[Image.Image], is_video: bool,
-           tokens_per_second: float = 2.0) -> Encoded:
+           tokens_per_second: float = 2.0, names: Sequence[str] = ()) -> Encoded:
     """Run the processor once. `tokens_per_second` is the model's `vision_config.tokens_per_second`.
 
+    `names` of the pictures (their paths), if given, let prompts that show the same picture share its vision pass.
     ValueError when placeholders and media disagree.
     """
     text = chat_text(processor, messages)
@@ -134,4 +139,4 @@ def encode(processor: Qwen2_5_VLProcessor, messages: Sequence[dict], images: Seq
     seconds = float(out["second_per_grid_ts"][0]) if is_video and grids else 1.0
     positions = rope_positions(types, grids, processor.image_processor.merge_size, tokens_per_second * seconds)
     return Encoded(tuple(processor.tokenizer(text, add_special_tokens=False).input_ids), ids, types, pixels, grid,
-                   torch.from_numpy(positions))
+                   torch.from_numpy(positions), ("\0".join(names),) if is_video and names else tuple(names))

@@ -5,7 +5,6 @@ What holds
       loss is over completions, so nothing of the prompt (system, question, media) is ever supervised.
     * Row order is a permutation per epoch drawn from (seed, epoch); batches are cut from the endless sequence, so the
       rows of step s do not depend on how often the run was interrupted or on the number of ranks.
-    * Every rank gets the same number of micro-batches; a short rank repeats one with `counts` false (no loss).
     * Targets are checked before training starts: a row without a target, or with a media token in it, is refused.
 """
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -22,10 +20,12 @@ from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from configs.schema import SFTConfig
+from data.prompt_length import prompt_length
 from data.prompts import Mode, Preset, render
 from data.types import Example, Prompt
-from models.forward import Sample
 from models.inputs import Encoded, encode, image_size, load_images, processed_size
+from models.packing import Tree
+from models.passes import TreeSize
 from models.tokens import banned_token_ids, end_token_id
 
 #: What each supervised stage asks its rows for.
@@ -38,14 +38,6 @@ Value = TypeVar("Value")
 
 class TargetError(ValueError):
     """A row that cannot be supervised: says which row and why."""
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Row indices of one forward pass; `counts` is false for the padding pass of a rank that has run out of rows."""
-
-    rows: tuple[int, ...]
-    counts: bool = True
 
 
 class RowOrder:
@@ -72,18 +64,6 @@ class RowOrder:
             generator = torch.Generator().manual_seed((self._seed << 20) + epoch)
             self._epoch = (epoch, torch.randperm(self._rows, generator=generator).tolist())
         return self._epoch[1]
-
-
-def micro_batches(
-    rows: Sequence[int], size: int, ranks: int, length: Callable[[int], Hashable]
-) -> list[list[MicroBatch]]:
-    """The step's rows cut into passes of rows of similar length, dealt to the ranks: one equally long list per rank."""
-    size = min(size, math.ceil(len(rows) / ranks))
-    ordered = sorted(rows, key=lambda row: (length(row), row))
-    passes = [MicroBatch(tuple(ordered[i : i + size])) for i in range(0, len(ordered), size)]
-    dealt = [passes[rank::ranks] for rank in range(ranks)]
-    filler = MicroBatch(passes[0].rows[:1], counts=False)
-    return [own + [filler] * (len(dealt[0]) - len(own)) for own in dealt]
 
 
 class _ByteCache(Generic[Value]):
@@ -121,6 +101,7 @@ class StageRows:
         self._processor, self._tokens_per_second = processor, tokens_per_second
         self._images: _ByteCache[Image.Image] = _ByteCache(CACHE_BYTES)
         self._encoded: _ByteCache[Encoded] = _ByteCache(CACHE_BYTES)
+        self._prompt_tokens: dict[int, int] = {}
         self._prompts = [_with_target(example, STAGE_MODES[stage], preset, processor) for example in examples]
         texts = [prompt.target for prompt in self._prompts]
         end, banned = end_token_id(processor), frozenset(banned_token_ids(processor, vocab_size))
@@ -137,15 +118,17 @@ class StageRows:
         """Supervised token ids of a row, the end of the turn included."""
         return self._targets[row]
 
-    def length(self, row: int) -> tuple[int, int]:
-        """Orders rows by length without reading pictures: number of media, then text."""
+    def size(self, row: int) -> TreeSize:
+        """What the row takes in a pass, without reading pixels. MediaError when a picture's header cannot be read."""
         prompt = self._prompts[row]
-        return len(prompt.example.media), len(prompt.messages[-1]["content"][-1]["text"]) // 4 + len(self._targets[row])
+        if row not in self._prompt_tokens:
+            self._prompt_tokens[row] = prompt_length(self._processor, prompt)
+        return TreeSize(self._prompt_tokens[row], (len(self._targets[row]),), prompt.example.media)
 
-    def sample(self, row: int) -> Sample:
+    def tree(self, row: int) -> Tree:
         """The row ready for the forward pass. MediaError when a picture cannot be read."""
         encoded = self._encoded.get(row, lambda: self._encode(self._prompts[row]), _encoded_bytes)
-        return Sample(encoded, self._targets[row])
+        return Tree(encoded, (self._targets[row],))
 
     def _encode(self, prompt: Prompt) -> Encoded:
         images = [
@@ -155,7 +138,12 @@ class StageRows:
             for path in prompt.example.media
         ]
         return encode(
-            self._processor, prompt.messages, images, prompt.example.data_type == "video", self._tokens_per_second
+            self._processor,
+            prompt.messages,
+            images,
+            prompt.example.data_type == "video",
+            self._tokens_per_second,
+            prompt.example.media,
         )
 
 

@@ -197,14 +197,17 @@ class _RankTrainer:
             text.vocab_size,
         )
         self.order = RowOrder(len(task.examples), task.config, task.run.seed)
-        self.pad_id = processor.tokenizer.pad_token_id
         if task.run.model.freeze_vision:
             self.model.model.visual.requires_grad_(False)
         if task.config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
         self.engine = PolicyEngine(
-            PolicyForward(self.model), task.config.optimizer, task.config.zero_stage, self.order.steps, device
+            PolicyForward(self.model, task.run.model.attention, always_see=ranks > 1),
+            task.config.optimizer,
+            task.config.zero_stage,
+            self.order.steps,
+            device,
         )
         self.metrics = Path(task.stage_folder) / METRICS
         self.first = 0
@@ -233,16 +236,16 @@ class _RankTrainer:
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step: forward and backward of this rank's micro-batches, then the update."""
-        from models.forward import build_batch
-        from sft.dataset import micro_batches
+        from models.packing import pack
+        from models.passes import plan_passes
 
         rows = self.order.batch(step)
         tokens = sum(len(self.rows.target(row)) for row in rows)
-        plan = micro_batches(rows, self.task.config.micro_batch_size, self.ranks, self.rows.length)[self.rank]
+        plan = plan_passes([self.rows.size(row) for row in rows], self.ranks, self.task.config.micro_batch_tokens)
         loss = 0.0
-        for micro in plan:
-            batch = build_batch([self.rows.sample(row) for row in micro.rows], self.pad_id).to(self.device)
-            part = -self.engine(batch).sum() / tokens * float(micro.counts)
+        for one in plan[self.rank]:
+            batch = pack([self.rows.tree(rows[piece.tree]) for piece in one.slices]).to(self.device)
+            part = -self.engine(batch).sum() / tokens * float(one.counts)
             self.engine.backward(part)
             loss += float(part.detach())
         update = self.engine.step()

@@ -31,8 +31,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.pictures import FIND, SPEAK, Picture, make_picture, mirrored
-from models.forward import PolicyForward, build_batch
+from models.forward import PolicyForward
 from models.loading import load_policy, save_policy
+from models.packing import pack
 from models.tiny import build_tiny
 from sft.tiny_lookup import LOOKUP_WEIGHT, LookupHead
 from sft.tiny_turns import RENDER_SIDE, SIDE, Rows
@@ -143,20 +144,19 @@ def _train_phase(phase: Phase, learning: nn.ModuleDict, rows: Rows, steps: int, 
     seen = None if phase.eyes else rows.seen(policy)
     optimizer = torch.optim.AdamW(learning.parameters(), lr=phase.peak_lr, betas=(0.9, 0.95), weight_decay=0.05)
     optimizer.load_state_dict({"state": done.moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    pad = rows.processor.tokenizer.pad_token_id
     shown, since = [], time.time()
     for step in range(done.step, steps):
         rng = np.random.default_rng((seed, phase.stream, step))
         indices = rng.integers(len(rows.pictures), size=BATCH)
         drawn = [rows.sample(int(index), rng, phase.turns, phase.kinds) for index in indices]
-        batch = build_batch([row.sample for row in drawn], pad)
+        batch = pack([row.tree for row in drawn])
         answers = torch.zeros_like(batch.mask)
         for place, row in enumerate(drawn):
             answers[place, :len(row.answers)] = torch.tensor(row.answers)
         features = None if seen is None else torch.cat([seen[row.place] for row in drawn])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, phase.peak_lr)
-        loss, error = -policy(batch, features=features)[answers].mean(), lookup.error(drawn)
+        loss, error = -policy(batch, features=features)[answers].mean(), lookup.error(drawn, batch)
         optimizer.zero_grad(set_to_none=True)
         (loss + LOOKUP_WEIGHT * error).backward()
         torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)

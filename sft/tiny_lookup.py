@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.forward import PolicyForward
+from models.packing import PackedBatch
 from sft.tiny_turns import Row
 
 #: Weight of the mean absolute box error, in units of the picture's side, beside the loss of the answers' tokens.
@@ -33,12 +34,13 @@ class LookupHead(nn.Module):
     def _keep(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         self._hidden = output
 
-    def error(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Mean absolute error over the names in `rows`, of the policy's last forward, whose batch they were; zero
-        where nothing is named."""
-        found = [(place, position, box) for place, row in enumerate(rows) for position, box in row.named]
+    def error(self, rows: Sequence[Row], batch: PackedBatch) -> torch.Tensor:
+        """Mean absolute error over the names in `rows`, of the policy's last forward, which was of `batch`, made of them;
+        zero where nothing is named."""
+        found = [(node.start + position, box) for node, row in zip(batch.layout.nodes, rows, strict=True)
+                 for position, box in row.named]
         if not found:
             return torch.zeros(())
-        places, positions, boxes = zip(*found)
-        hidden = self._hidden[list(places), list(positions)]
+        places, boxes = zip(*found)
+        hidden = self._hidden[0, list(places)]
         return (self.out(F.rms_norm(hidden, hidden.shape[-1:])) - torch.tensor(boxes)).abs().mean()

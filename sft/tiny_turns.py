@@ -1,4 +1,4 @@
-"""Generic pictures and conversations as samples of the policy forward, for the training of the tiny base."""
+"""Generic pictures and conversations as trees of the policy forward, for the training of the tiny base."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from data.pictures import Picture, Turn, conversation, mirrored
-from models.forward import PolicyForward, Sample
+from models.forward import PolicyForward
 from models.inputs import Encoded, encode
 from models.loading import load_processor
+from models.packing import Tree
 
 SIDE, RENDER_SIDE = 112, 168
 _BETWEEN = "\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -23,17 +24,17 @@ _BETWEEN = "\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 class Row:
     """A conversation: the first question as prompt, the rest as completion, and which of its tokens are answers.
 
-    `place`: (mirrored or not, index) of its picture in `Rows.seen`. `named`: where in the whole sequence each name of a
+    `place`: (mirrored or not, index) of its picture in `Rows.seen`. `named`: where in the row each name of a
     question stands, and the box of the thing it names, in units of the picture's side."""
 
-    sample: Sample
+    tree: Tree
     answers: list[bool]
     place: tuple[int, int]
     named: list[tuple[int, tuple[float, ...]]]
 
 
 class Rows:
-    """Pictures and conversations as samples; the processor runs once, on a template, and only pixels change."""
+    """Pictures and conversations as trees; the processor runs once, on a template, and only pixels change."""
 
     def __init__(self, folder: Path, pictures: list[Picture]) -> None:
         self.processor = load_processor(folder)
@@ -92,7 +93,7 @@ class Rows:
             reply = self._tokenize(turn.answer + "<|im_end|>")
             ids += reply
             answers += [True] * len(reply)
-        return Row(Sample(encoded, tuple(ids)), answers, (int(flipped), index), named)
+        return Row(Tree(encoded, (tuple(ids),)), answers, (int(flipped), index), named)
 
     def _tokenize(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False).input_ids

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from actors.rollout import CanaryMismatch, RolloutRequest, RolloutWorker, StaleWorker, WorkerDead
 from actors.weights import EMBEDDING, HEAD, TensorSpec, WeightStore, WeightVersion, WeightVersionError
 from configs.schema import RolloutConfig, SamplingConfig
-from models.forward import PolicyForward, Sample, build_batch
+from models.forward import PolicyForward
 from models.inputs import MediaError, encode, load_images, prompt_token_ids
 from models.loading import load_policy, load_processor
+from models.packing import Tree, pack
 from models.tiny import build_tiny
 from models.tokens import banned_token_ids
 
@@ -31,6 +32,7 @@ class Bench:
         self.folder = build_tiny(folder / "model", seed=0, init_std=0.15)
         self.processor = load_processor(self.folder)
         self.model = load_policy(self.folder).eval()
+        self.forward = PolicyForward(self.model)
         self.banned = banned_token_ids(self.processor, self.model.lm_head.weight.shape[0])
         rng = np.random.default_rng(0)
         self.pictures = [str(folder / f"{i}.png") for i in range(4)]
@@ -59,9 +61,9 @@ class Bench:
         messages = self.messages(len(request.media), request.is_video)
         encoded = encode(self.processor, messages, load_images(request.media), request.is_video)
         assert encoded.input_ids == generation.expanded_prompt_ids
-        batch = build_batch([Sample(encoded, c.token_ids) for c in generation.completions], pad_id=0)
+        batch = pack([Tree(encoded, tuple(c.token_ids for c in generation.completions))])
         with torch.no_grad():
-            expected = PolicyForward(self.model)(batch, request.sampling.temperature, self.banned)
+            expected = self.forward(batch, request.sampling.temperature, self.banned)
         rows = [torch.tensor(c.logprobs) - expected[i, : len(c.logprobs)] for i, c in enumerate(generation.completions)]
         return float(torch.cat(rows).abs().max())
 

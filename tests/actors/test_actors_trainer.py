@@ -16,9 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.record import CheckpointMismatch, StageRecord
+from actors.record import CheckpointMismatch, Progress, StageRecord
+from actors.sampling import GrpoFailed, check_failed_share
 from actors.stage import largest_gap
-from actors.trainer import GrpoFailed, check_failed_share, gap_alarm, shaped_rewards, train_policy, with_advantages
+from actors.step_metrics import gap_alarm
+from actors.trainer import train_policy
 from actors.types import Completion, Generation, Group
 from configs.schema import (
     GRPOConfig,
@@ -31,9 +33,10 @@ from configs.schema import (
 )
 from data.prompts import render
 from data.types import Box, Example, Prompt
-from models.forward import PolicyForward, Sample, build_batch
+from models.forward import PolicyForward
 from models.inputs import encode, load_images
 from models.loading import load_policy, load_processor, save_policy
+from models.packing import Tree, pack
 from models.tiny import build_tiny
 from models.tokens import end_token_id
 from rewards.outcome import Score
@@ -103,33 +106,6 @@ def ok(total: float) -> Score:
     return Score("ok", {"format": total}, total)
 
 
-def test_failures_leave_the_statistics_and_groups_without_spread_are_not_trained() -> None:
-    groups = [
-        group(ok(1.0), Score("timeout", detail="x"), ok(0.0), Score("truncated")),
-        group(ok(1.0), ok(1.0)),
-        group(ok(1.0), Score("error", detail="x")),
-    ]
-    batch = with_advantages(groups, GRPOConfig())
-    assert [advantage.outcome for advantage in batch.advantages] == ["signal", "zero_variance", "too_few_valid"]
-    (trained,) = batch.trained
-    assert trained.completion_ids == ((0, 2), (2, 2)) and trained.expanded_prompt_ids == (7, 8)
-    expected = 0.5 / (math.sqrt(0.5) + 1e-4)  # two valid members, unbiased std
-    assert trained.advantages == pytest.approx((expected, -expected))
-    assert batch.advantages[0].advantages_G.tolist() == pytest.approx([expected, 0, -expected, 0])
-
-
-def test_with_a_buffer_the_length_counts_and_a_truncated_member_is_the_worst() -> None:
-    config = GRPOConfig(overlong_buffer=2, sampling=SamplingConfig(max_new_tokens=3))  # two tokens: half the penalty
-    scored = group(ok(1.0), ok(0.0), Score("truncated"), Score("error", detail="x"))
-    cut = Completion((1, 2, 3), (-1.0, -0.5, -0.5), "text", "length")
-    completions = (*scored.generation.completions[:2], cut, scored.generation.completions[3])
-    scored = replace(scored, generation=replace(scored.generation, completions=completions))
-    assert shaped_rewards(scored, config) == [0.5, -0.5, -1.0, None]
-    (trained,) = with_advantages([scored], config).trained
-    assert len(trained.advantages) == 3 and min(trained.advantages) == trained.advantages[2]
-    assert shaped_rewards(scored, GRPOConfig()) == [1.0, 0.0, None, None]
-
-
 def test_too_many_failed_rewards_stop_the_run_and_truncated_ones_do_not() -> None:
     failed = Score("timeout", detail="row 7: no score within 10 s")
     check_failed_share([group(ok(1.0), ok(0.0), ok(0.0), failed)], 0.25)
@@ -145,11 +121,11 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
         record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [[1.0, -1.0]])
         record.checkpoint_folder(step + 1)
         if step < 2:
-            record.commit(step + 1, step + 1)
+            record.commit(Progress(step + 1, step + 1, 8 * (step + 1)))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "to')
     position = StageRecord(tmp_path, "mine").resume()
-    assert (position.step, position.version, position.checkpoint) == (2, 2, tmp_path / "checkpoints" / "step-2")
+    assert position == Progress(2, 2, 16, tmp_path / "checkpoints" / "step-2")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "kl": null}\n{"step": 1, "kl": null}\n'
     traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
@@ -178,12 +154,13 @@ def digit_writer(folder: Path, rows: list[Example]) -> Path:
         encode(processor, prompt.messages, load_images(prompt.example.media), prompt.example.data_type == "video")
         for prompt in prompts
     ]
+    policy = PolicyForward(model)
     draw, adamw = random.Random(0), torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         texts = [" ".join(str(draw.randint(0, 9)) for _ in range(draw.randint(1, 4))) for _ in range(4 * len(encoded))]
         ids = [(*processor.tokenizer(text).input_ids, end_token_id(processor)) for text in texts]
-        batch = build_batch([Sample(encoded[index % len(encoded)], own) for index, own in enumerate(ids)], 0)
-        loss = -PolicyForward(model)(batch).sum() / batch.mask.sum()
+        batch = pack([Tree(encoded[index % len(encoded)], (own,)) for index, own in enumerate(ids)])
+        loss = -policy(batch).sum() / batch.mask.sum()
         loss.backward()
         adamw.step()
         adamw.zero_grad()

@@ -63,7 +63,7 @@ def test_base_chain_and_overrides_win_in_order(tmp_path):
         ("seed: true\n", "c.yaml:1", "seed", "valid integer, got the truth value true", None),
         ("seed:\n", "c.yaml:1", "seed", "got an empty value", None),
         ("grpo: {group_size: 1}\n", "c.yaml:1", "grpo.group_size", "greater than or equal to 2", None),
-        ("grpo: {clip_low: .nan}\n", "c.yaml:1", "grpo.clip_low", "finite number", None),
+        ("grpo: {objective: {clip_low: .nan}}\n", "c.yaml:1", "grpo.objective.clip_low", "finite number", None),
         ("learner: {optimizer: {lr: .inf}}\n", "c.yaml:1", "learner.optimizer.lr", "finite number", None),
         ("sft1: {optimizer: {schedule: cosin}}\n", "c.yaml:1", "sft1.optimizer.schedule", "'cosine'", "cosine"),
         ("stages: [sft1, grop]\n", "c.yaml:1", "stages.1", "'grpo'", "grpo"),
@@ -172,7 +172,7 @@ def test_the_paper_preset_has_the_papers_values():
         0.0,
     )
     grpo = config.grpo
-    assert (grpo.group_size, grpo.prompts_per_step, grpo.kl_coef, grpo.clip_low, grpo.clip_high) == (
+    assert (grpo.group_size, grpo.prompts_per_step, grpo.kl.coef, grpo.objective.clip_low, grpo.objective.clip_high) == (
         4,
         8,
         0.01,

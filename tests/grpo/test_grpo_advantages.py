@@ -56,7 +56,31 @@ def test_rewards_within_the_tolerance_give_exactly_zero_and_say_so(normalize):
 def test_the_tolerance_is_the_callers():
     assert of([0.3, 0.3], tolerance=0.0).outcome == "zero_variance"
     assert of([0.3, 0.3 + 1e-7], tolerance=0.0).outcome == "signal"
-    assert of([0.3, 0.5], tolerance=0.3).outcome == "zero_variance"
+    assert of([0.25, 0.75], tolerance=0.5).outcome == "zero_variance"
+    assert of([0.25, 0.75], tolerance=0.49).outcome == "signal"
+
+
+def test_the_tolerance_is_for_the_spread_of_valid_members_and_leaves_mean_and_std():
+    result = of([0.25, 9.0, 0.75], [True, False, True], tolerance=0.5)
+    assert result.outcome == "zero_variance"
+    assert (result.mean, result.std) == pytest.approx((0.5, 0.125**0.5), abs=1e-12)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_order_of_members_does_not_matter(normalize):
+    rewards, valid = [1.5, math.nan, 0.0, 0.25, 1.0, -2.0], [True, False, True, True, False, True]
+    order = [4, 2, 5, 0, 3, 1]
+    straight = of(rewards, valid, std_normalization=normalize).advantages_G.tolist()
+    shuffled = of([rewards[i] for i in order], [valid[i] for i in order], std_normalization=normalize)
+    assert shuffled.advantages_G.tolist() == pytest.approx([straight[i] for i in order], abs=1e-12)
+
+
+def test_rewards_of_single_precision_are_compared_in_double():
+    rewards = torch.tensor([0.1, 0.7, 0.4])
+    result = group_advantages(rewards, torch.tensor([True] * 3), std_normalization=False)
+    mean = statistics.fmean(rewards.tolist())
+    assert result.advantages_G.dtype == torch.float64
+    assert result.advantages_G.tolist() == pytest.approx([reward - mean for reward in rewards.tolist()], abs=1e-12)
 
 
 @pytest.mark.parametrize("valid", [[True, False, False], [False, False, False]])
@@ -68,14 +92,21 @@ def test_fewer_than_two_valid_members_carry_no_signal(valid):
     assert result.mean == (1.0 if any(valid) else None)
 
 
-def test_a_valid_member_without_a_number_is_refused():
-    with pytest.raises(ValueError, match="must be masked"):
-        of([1.0, math.nan])
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
+def test_a_member_without_a_finite_reward_is_refused_unless_it_is_masked(reward):
+    with pytest.raises(ValueError, match="must be masked, not scored"):
+        of([1.0, reward, 0.0])
+    masked = of([1.0, reward, 0.0], [True, False, True], std_normalization=False)
+    assert masked.advantages_G.tolist() == [0.5, 0.0, -0.5]
 
 
-def test_a_mask_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="bool tensor"):
-        of([1.0, 0.0], [True])
+@pytest.mark.parametrize(
+    "rewards, valid",
+    [([1.0, 0.0], [True]), ([1.0, 0.0], [1.0, 1.0]), ([[1.0, 0.0]], [[True, True]])],
+)
+def test_a_mask_of_another_shape_or_type_and_several_groups_are_refused(rewards, valid):
+    with pytest.raises(ValueError, match=r"give a \(G,\) float and a \(G,\) bool tensor"):
+        of(rewards, valid)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.booleans()), min_size=1, max_size=12), st.booleans())

@@ -1,146 +1,214 @@
-"""Token loss against a float64 loop written from the formulas, gradients of the clip, invariants of the first step."""
+"""Token loss: every combination against loops, the first update, what is masked or dropped, what is refused."""
 
 import math
-import random
 
 import pytest
 import torch
-
-from grpo.losses import clipped_policy_loss, k3_kl, token_loss
-
-OPTIONS = dict(clip_low=0.2, clip_high=0.28, importance_cap=2.0, kl_coef=0.05)
-
-
-def reference_loss(new, old, engine, ref, advantage, clip_low, clip_high, importance_cap, kl_coef):
-    """One token, in Python floats: case by case instead of min and clamp."""
-    rho = math.exp(new) / math.exp(old)
-    if advantage >= 0:
-        surrogate = advantage * (rho if rho < 1 + clip_high else 1 + clip_high)
-    else:
-        surrogate = advantage * (rho if rho > 1 - clip_low else 1 - clip_low)
-    weight = math.exp(old) / math.exp(engine)
-    weight = importance_cap if weight > importance_cap else weight
-    kl = math.exp(ref) / math.exp(new) - (ref - new) - 1
-    return kl_coef * kl - weight * surrogate
-
-
-def random_batch(seed):
-    generator = torch.Generator().manual_seed(seed)
-    rows, length = random.Random(seed).randint(1, 6), random.Random(seed + 1).randint(1, 9)
-    logprobs = -torch.rand(rows, length, generator=generator, dtype=torch.float64) * 4
-    near = [logprobs + 0.4 * torch.randn(rows, length, generator=generator, dtype=torch.float64) for _ in range(3)]
-    mask = torch.rand(rows, length, generator=generator) < 0.7
-    return logprobs, *near, torch.randn(rows, generator=generator, dtype=torch.float64), mask
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equals_the_loop_reference(seed, dtype):
-    new, old, engine, ref, advantages, mask = random_batch(seed)
-    parts = [part.to(dtype) for part in (new, old, engine, advantages)]
-    terms = token_loss(*parts, mask, reference_logprobs_R_T=ref.to(dtype), **OPTIONS)
-    tolerance = 1e-6 if dtype == torch.float64 else 2e-5
-    for r in range(new.shape[0]):
-        for t in range(new.shape[1]):
-            token = [float(tensor[r, t]) for tensor in (new, old, engine, ref)]
-            expected = reference_loss(*token, float(advantages[r]), **OPTIONS) if mask[r, t] else 0.0
-            assert float(terms.loss_R_T[r, t]) == pytest.approx(expected, abs=tolerance)
-            ratio, weight = math.exp(token[0] - token[1]), math.exp(token[1] - token[2])
-            assert float(terms.ratio_R_T[r, t]) == pytest.approx(ratio if mask[r, t] else 1.0, rel=1e-5)
-            assert float(terms.importance_R_T[r, t]) == pytest.approx(weight if mask[r, t] else 1.0, rel=1e-5)
-            a = float(advantages[r])
-            clipped = bool(mask[r, t]) and ((a > 0 and ratio > 1.28) or (a < 0 and ratio < 0.8))
-            assert bool(terms.clipped_R_T[r, t]) == clipped
-
-
-@pytest.mark.parametrize(
-    "ratio, advantage, loss, gradient",
-    [
-        (1.1, 1.0, -1.1, -1.0),  # inside: the plain policy gradient
-        (1.5, 1.0, -1.28, 0.0),  # good and already much likelier: held at 1 + high
-        (0.5, 1.0, -0.5, -1.0),  # good but less likely: free to come back
-        (0.5, -1.0, 0.8, 0.0),  # bad and already much less likely: held at 1 - low
-        (1.5, -1.0, 1.5, 1.0),  # bad but likelier: pushed down without limit
-    ],
+from reference import (
+    IMPORTANCES,
+    OBJECTIVES,
+    divergence,
+    gradient,
+    importance,
+    random_batch,
+    tokens,
+    tokenwise,
+    weighted_sum,
 )
-def test_clip_value_and_gradient(ratio, advantage, loss, gradient):
-    rho = torch.tensor([[ratio]], dtype=torch.float64, requires_grad=True)
-    value = clipped_policy_loss(rho, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.28)
-    value.sum().backward()
-    assert value.item() == pytest.approx(loss)
-    assert rho.grad.item() == pytest.approx(gradient)
+from reference import token_loss as reference_loss
+from torch.testing import assert_close
+
+from grpo.aggregation import aggregate, step_denominator
+from grpo.importance import Importance
+from grpo.losses import LossSettings, token_loss
+from grpo.objectives import Objective
+
+ROW = torch.ones(1, 2, dtype=torch.bool)
+#: All but the one that is refused.
+COMBINATIONS = [
+    (objective, weighting)
+    for objective in OBJECTIVES
+    for weighting in IMPORTANCES
+    if not (OBJECTIVES[objective]["kind"] == "gspo" and weighting == "token_mask")
+]
 
 
-def test_first_update_has_ratio_one_no_kl_no_clip_and_the_policy_gradient():
-    logprobs, _, _, _, advantages, mask = random_batch(3)
-    logprobs.requires_grad_()
-    old = logprobs.detach()
-    terms = token_loss(logprobs, old, old, advantages, mask, reference_logprobs_R_T=old, **OPTIONS)
-    assert torch.equal(terms.ratio_R_T, torch.ones_like(old))
+def settings(objective="ppo", importance="token_truncate", estimator="k3", coef=0.3):
+    return LossSettings(Objective(**OBJECTIVES[objective]), Importance(**IMPORTANCES[importance]), estimator, coef)
+
+
+def inputs(batch, dtype=torch.float64):
+    """New, old, behaviour, advantages, mask and reference as `token_loss` takes them, the first with a gradient."""
+    parts = (batch.new, batch.old, batch.behaviour, batch.advantages, batch.reference)
+    new, old, behaviour, advantages, reference = (torch.tensor(part, dtype=dtype) for part in parts)
+    return (new.requires_grad_(), old, behaviour, advantages, torch.tensor(batch.mask)), reference
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+@pytest.mark.parametrize("objective, weighting", COMBINATIONS)
+def test_every_combination_equals_the_reference_in_value_and_gradient(objective, weighting, estimator, seed):
+    batch = random_batch(seed)
+    given, reference = inputs(batch)
+    terms = token_loss(*given, settings(objective, weighting, estimator), reference)
+    formula = (batch, OBJECTIVES[objective], IMPORTANCES[weighting], estimator, 0.3)
+    assert_close(terms.loss_R_T.tolist(), reference_loss(batch.new, *formula))
+    (terms.loss_R_T * torch.tensor(batch.cotangent, dtype=torch.float64)).sum().backward()
+
+    def total(moved):
+        return weighted_sum(reference_loss(moved, *formula, frozen=batch.new), batch.cotangent, batch.mask)
+
+    assert_close(given[0].grad.tolist(), gradient(total, batch.new, batch.mask), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("weighting", IMPORTANCES)
+def test_the_other_terms_equal_the_reference(weighting):
+    batch = random_batch(1)
+    given, reference = inputs(batch)
+    terms = token_loss(*given, settings(importance=weighting), reference)
+    weights, raw = importance(batch.old, batch.behaviour, batch.mask, **IMPORTANCES[weighting])
+    assert_close(terms.importance_R_T.tolist(), raw)
+    assert_close(terms.kl_R_T.tolist(), divergence(batch.new, batch.reference, batch.mask, "k3"))
+    dropped = {(r, t) for r, t in tokens(batch.mask) if weights[r][t] == 0}
+    assert {tuple(place) for place in terms.dropped_R_T.nonzero().tolist()} == dropped
+    assert bool(dropped) == weighting.endswith("mask")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_single_precision_stays_close_to_the_reference(objective):
+    batch = random_batch(2)
+    given, reference = inputs(batch, torch.float32)
+    loss = token_loss(*given, settings(objective), reference).loss_R_T
+    expected = reference_loss(batch.new, batch, OBJECTIVES[objective], IMPORTANCES["token_truncate"], "k3", 0.3)
+    assert loss.dtype == torch.float32
+    assert_close(loss.tolist(), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["sequence_mean", "token_mean", "fixed_length"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_first_update_is_the_same_policy_gradient_under_every_objective(objective, mode):
+    batch = random_batch(3)
+    (new, _, _, advantages, mask), _ = inputs(batch)
+    old = new.detach().clone()
+    terms = token_loss(new, old, old, advantages, mask, settings(objective), old)
+    for ones in (terms.ratio_R_T, terms.importance_R_T):
+        assert torch.equal(ones, torch.ones_like(old))
     assert torch.equal(terms.kl_R_T, torch.zeros_like(old))
-    assert not terms.clipped_R_T.any()
-    assert torch.equal(terms.importance_R_T, torch.ones_like(old))
-    terms.loss_R_T.sum().backward()
-    assert torch.allclose(logprobs.grad, -advantages[:, None] * mask, atol=1e-12)
+    assert not terms.clipped_R_T.any() and not terms.dropped_R_T.any()
+
+    sizes = [sum(row) for row in batch.mask]
+    sequences = sum(size > 0 for size in sizes)
+    aggregate(terms.loss_R_T, mask, mode, step_denominator(mode, sequences, sum(sizes), 13)).backward()
+
+    def slope(r, t):
+        totals = {"sequence_mean": sequences * sizes[r], "token_mean": sum(sizes), "fixed_length": sequences * 13}
+        return -batch.advantages[r] / totals[mode]
+
+    assert_close(new.grad.tolist(), tokenwise(batch.mask, slope))
 
 
-def test_importance_weight_is_capped_and_spares_the_kl():
-    new = torch.log(torch.tensor([[0.5, 0.5]], dtype=torch.float64))
-    engine = torch.log(torch.tensor([[0.1, 0.4]], dtype=torch.float64))  # weights 5 (capped to 2) and 1.25
-    ref = torch.log(torch.tensor([[0.25, 0.5]], dtype=torch.float64))
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    terms = token_loss(new, new, engine, torch.tensor([3.0]), mask, reference_logprobs_R_T=ref, **OPTIONS)
+@pytest.mark.parametrize("weighting, weights", [("token_truncate", [1.3, 1.25]), ("token_mask", [0.0, 1.25])])
+def test_the_weight_scales_the_policy_and_spares_the_kl(weighting, weights):
+    new = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
+    engine = torch.tensor([[0.1, 0.4]], dtype=torch.float64).log()  # ratios 5 and 1.25
+    ref = torch.tensor([[0.25, 0.5]], dtype=torch.float64).log()
+    terms = token_loss(new, new, engine, torch.tensor([3.0]), ROW, settings(importance=weighting, coef=0.05), ref)
     kl = 0.5 - math.log(0.5) - 1
-    assert terms.loss_R_T[0].tolist() == pytest.approx([-6.0 + 0.05 * kl, -3.75], abs=1e-12)
+    assert terms.loss_R_T[0].tolist() == pytest.approx([-3 * weights[0] + 0.05 * kl, -3 * weights[1]], abs=1e-12)
     assert terms.importance_R_T[0].tolist() == pytest.approx([5.0, 1.25])
+    assert terms.dropped_R_T.tolist() == [[weights[0] == 0, False]]
 
 
-def test_k3_is_exact_and_never_negative():
-    new, _, _, ref, _, mask = random_batch(5)
-    kl = k3_kl(new, ref, mask)
-    assert (kl >= 0).all()
-    expected = torch.exp(ref - new) - (ref - new) - 1
-    assert torch.allclose(kl[mask], expected[mask], atol=1e-12)
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_without_a_coefficient_the_divergence_is_measured_and_not_trained(estimator):
+    batch = random_batch(4)
+    given, reference = inputs(batch)
+    measured = token_loss(*given, settings(estimator=estimator, coef=0.0), reference)
+    alone = token_loss(*given, settings(estimator=estimator, coef=0.0))
+    assert_close(measured.kl_R_T.tolist(), divergence(batch.new, batch.reference, batch.mask, estimator))
+    assert torch.equal(alone.kl_R_T, torch.zeros_like(given[0]))
+    assert torch.equal(measured.loss_R_T, alone.loss_R_T)
+    gradients = [torch.autograd.grad(terms.loss_R_T.sum(), given[0])[0] for terms in (measured, alone)]
+    assert torch.equal(*gradients)
 
 
-def test_gradient_reaches_the_policy_only():
-    new, old, engine, ref, advantages, mask = random_batch(7)
-    for tensor in (new, old, engine, ref):
-        tensor.requires_grad_()
-    token_loss(new, old, engine, advantages, mask, reference_logprobs_R_T=ref, **OPTIONS).loss_R_T.sum().backward()
-    assert new.grad is not None and old.grad is None and engine.grad is None and ref.grad is None
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_only_the_loss_carries_a_gradient_and_only_to_the_policy(objective):
+    given, reference = inputs(random_batch(5))
+    new, old, behaviour, *_ = given
+    for constant in (old, behaviour, reference):
+        constant.requires_grad_()
+    terms = token_loss(*given, settings(objective), reference)
+    assert not any(part.requires_grad for part in (terms.ratio_R_T, terms.kl_R_T, terms.importance_R_T))
+    terms.loss_R_T.sum().backward()
+    assert new.grad.any() and old.grad is None and behaviour.grad is None and reference.grad is None
 
 
-@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf])
-def test_whatever_stands_outside_the_mask_changes_neither_loss_nor_gradient(junk):
-    new, old, engine, ref, advantages, mask = random_batch(11)
-    clean = new.clone().requires_grad_()
-    expected = token_loss(clean, old, engine, advantages, mask, reference_logprobs_R_T=ref, **OPTIONS).loss_R_T
-    expected.sum().backward()
-    dirty = [part.masked_fill(~mask, junk) for part in (new, old, engine, ref)]
-    dirty[0].requires_grad_()
-    loss = token_loss(*dirty[:3], advantages, mask, reference_logprobs_R_T=dirty[3], **OPTIONS).loss_R_T
-    loss.sum().backward()
-    assert not mask.all()
-    assert torch.equal(loss, expected)
-    assert torch.equal(dirty[0].grad, clean.grad)
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("objective, weighting", COMBINATIONS)
+def test_a_token_outside_the_mask_changes_nothing(objective, weighting, junk):
+    results = []
+    for outside in (-1.0, junk):
+        (new, old, behaviour, advantages, mask), reference = inputs(random_batch(6))
+        new, old, behaviour, reference = (
+            tensor.detach().masked_fill(~mask, outside) for tensor in (new, old, behaviour, reference)
+        )
+        given = (new.requires_grad_(), old, behaviour, advantages, mask)
+        terms = token_loss(*given, settings(objective, weighting), reference)
+        terms.loss_R_T.sum().backward()
+        results.append((new.grad, *vars(terms).values()))
+    for clean, dirty in zip(*results):
+        assert torch.equal(clean, dirty)
 
 
-def test_absurd_log_ratios_stay_finite_in_value_and_gradient():
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_absurd_log_ratios_stay_finite_in_value_and_gradient(objective, advantage):
     new = torch.tensor([[-0.1, -900.0]], requires_grad=True)
-    old, mask = torch.tensor([[-900.0, -0.1]]), torch.ones(1, 2, dtype=torch.bool)
-    loss = token_loss(new, old, old, torch.tensor([1.0]), mask, reference_logprobs_R_T=old, **OPTIONS).loss_R_T
+    old = torch.tensor([[-900.0, -0.1]])
+    loss = token_loss(new, old, new.detach(), torch.tensor([advantage]), ROW, settings(objective), old).loss_R_T
     loss.sum().backward()
     assert loss.isfinite().all() and new.grad.isfinite().all()
 
 
-def test_kl_without_a_reference_and_wrong_shapes_are_refused():
-    new, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="needs the reference"):
-        token_loss(new, new, new, torch.zeros(2), mask, **OPTIONS)
+def test_k1_in_the_loss_is_refused():
+    with pytest.raises(ValueError, match="expectation is zero: take k2 or k3, or k1 in the reward"):
+        settings(estimator="k1", coef=0.1)
+
+
+def test_a_coefficient_without_a_reference_is_refused():
+    zeros = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="coefficient of 0.3 needs the reference's log-probs"):
+        token_loss(zeros, zeros, zeros, torch.zeros(1), ROW, settings())
+
+
+@pytest.mark.parametrize("argument", range(6))
+def test_a_wrong_shape_is_refused_whichever_input_has_it(argument):
+    given = [torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1), ROW, torch.zeros(1, 2)]
+    given[argument] = given[argument].repeat(2, *[1] * (given[argument].dim() - 1))
+    with pytest.raises(ValueError, match=r"give \(R, T\) tensors of one shape and \(R,\) advantages"):
+        token_loss(*given[:5], settings(), given[5])
+
+
+def test_log_probs_that_are_no_table_and_a_mask_that_is_no_bool_are_refused():
+    flat, zeros = torch.zeros(2), torch.zeros(1, 2)
     with pytest.raises(ValueError, match="one shape"):
-        token_loss(new, new[:, :1], new, torch.zeros(2), mask, **{**OPTIONS, "kl_coef": 0.0})
-    with pytest.raises(ValueError, match="one shape"):
-        token_loss(new, new, new, torch.zeros(3), mask, **{**OPTIONS, "kl_coef": 0.0})
-    with pytest.raises(ValueError, match="bool tensor"):
-        token_loss(new, new, new, torch.zeros(2), mask.float(), **{**OPTIONS, "kl_coef": 0.0})
+        token_loss(flat, flat, flat, torch.zeros(2), ROW[0], settings(coef=0.0))
+    with pytest.raises(ValueError, match="the mask is torch.float32: give a bool tensor"):
+        token_loss(zeros, zeros, zeros, torch.zeros(1), ROW.float(), settings(coef=0.0))
+
+
+def test_settings_that_do_not_do_what_they_say_are_refused():
+    with pytest.raises(ValueError, match="gspo has one ratio for all tokens"):
+        settings("gspo", "token_mask")
+    with pytest.raises(ValueError, match="give 0 or more, of k1, k2 or k3"):
+        settings(coef=-1.0)
+    with pytest.raises(ValueError, match="give 0 or more, of k1, k2 or k3"):
+        settings(estimator="k4")
+
+
+def test_a_reference_that_is_only_measured_cannot_break_the_loss():
+    (new, old, behaviour, advantages, mask), reference = inputs(random_batch(4))
+    broken = torch.full_like(reference, math.nan)
+    terms = token_loss(new, old, behaviour, advantages, mask, settings(coef=0.0), broken)
+    assert_close(terms.loss_R_T, token_loss(new, old, behaviour, advantages, mask, settings(coef=0.0)).loss_R_T)

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from grpo.losses import token_loss
+from grpo.importance import Importance
+from grpo.losses import LossSettings, token_loss
+from grpo.objectives import Objective
 from grpo.stats import TokenStats, token_stats
 
 NEW = torch.log(torch.tensor([[0.9, 0.5], [0.2, 0.5]], dtype=torch.float64))
@@ -13,23 +15,24 @@ OLD = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]], dtype=torch.float64))
 ENGINE = torch.log(torch.tensor([[0.5, 0.1], [0.25, 0.7]], dtype=torch.float64))
 MASK = torch.tensor([[True, True], [True, False]])
 ADVANTAGES = torch.tensor([1.0, -1.0], dtype=torch.float64)
+SETTINGS = LossSettings(Objective("ppo_clip", 0.2, 0.2, None), Importance("token", "mask", 0.5, 3.0), "k3", 0.1)
 
 
 def stats(rows):
     parts = (NEW[rows], OLD[rows], ENGINE[rows], ADVANTAGES[rows], MASK[rows])
-    options = dict(clip_low=0.2, clip_high=0.2, importance_cap=2.0, kl_coef=0.1)
-    terms = token_loss(*parts, reference_logprobs_R_T=OLD[rows], **options)
+    terms = token_loss(*parts, SETTINGS, reference_logprobs_R_T=OLD[rows])
     return token_stats(terms, OLD[rows], ENGINE[rows], MASK[rows])
 
 
 def test_exact_numbers():
     metrics = stats(slice(None)).metrics()
-    # Ratios 1.8 (A > 0), 1 and 0.4 (A < 0): two of three tokens clipped. Engine ratios 1, 5, 2 before the cap.
+    # Ratios 1.8 (A > 0), 1 and 0.4 (A < 0): two of three tokens clipped. Importance ratios 1, 5 and 2: one dropped.
     kl = (0.5 / 0.9 - math.log(0.5 / 0.9) - 1) + (0.5 / 0.2 - math.log(0.5 / 0.2) - 1)
     assert metrics == pytest.approx(
         {
             "kl": kl / 3,
             "clip_fraction": 2 / 3,
+            "is_dropped_fraction": 1 / 3,
             "is_ratio_mean": 8 / 3,
             "is_ratio_max": 5.0,
             "logprob_gap_mean": (math.log(5) + math.log(2)) / 3,
@@ -46,15 +49,13 @@ def test_micro_batches_merge_exactly():
 
 def test_no_tokens_no_numbers():
     assert TokenStats().metrics() == {}
-    terms = token_loss(
-        NEW, OLD, ENGINE, ADVANTAGES, torch.zeros_like(MASK), clip_low=0.2, clip_high=0.2, importance_cap=2.0
-    )
+    terms = token_loss(NEW, OLD, ENGINE, ADVANTAGES, torch.zeros_like(MASK), SETTINGS, OLD)
     assert token_stats(terms, OLD, ENGINE, torch.zeros_like(MASK)) == TokenStats()
 
 
 def test_a_nan_log_prob_of_a_sampled_token_is_not_hidden():
     broken = ENGINE.clone()
     broken[0, 1] = math.nan
-    terms = token_loss(NEW, OLD, broken, ADVANTAGES, MASK, clip_low=0.2, clip_high=0.2, importance_cap=2.0)
+    terms = token_loss(NEW, OLD, broken, ADVANTAGES, MASK, SETTINGS, OLD)
     with pytest.raises(ValueError, match="1 of 3 sampled tokens"):
         token_stats(terms, OLD, broken, MASK)

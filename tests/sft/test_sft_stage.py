@@ -13,11 +13,13 @@ from PIL import Image
 
 from configs.schema import LearnerConfig, OptimizerConfig, RunConfig, SFTConfig
 from data.types import Box, Example
-from models.forward import PolicyForward, build_batch
+from models.forward import PolicyForward
 from models.loading import load_policy, load_processor
+from models.packing import pack
+from models.passes import TreeSize
 from models.tiny import build_tiny
 from models.tokens import end_token_id
-from sft.dataset import MicroBatch, RowOrder, StageRows, TargetError, micro_batches
+from sft.dataset import RowOrder, StageRows, TargetError
 from sft.stage import SFTTask, StageFailed, train_rows
 
 ROWS = 10
@@ -69,12 +71,16 @@ def spatial(pictures: list[str]) -> tuple[Example, ...]:
     return (row(0, "single_image", pictures[:1]), row(1, "multi_view", pictures), row(2, "video", pictures))
 
 
+def rows_media(pictures: list[str]) -> list[tuple[str, ...]]:
+    return [row.media for row in spatial(pictures)]
+
+
 def task(base: Path, folder: Path, rows: tuple[Example, ...], stage: str = "sft1", **settings) -> SFTTask:
     section = SFTConfig(
         **{
             "epochs": 1.2,
             "batch_size": 4,
-            "micro_batch_size": 3,
+            "micro_batch_tokens": 256,
             "checkpoint_steps": 2,
             "optimizer": OptimizerConfig(lr=5e-4),
             **settings,
@@ -88,15 +94,18 @@ def test_rows_of_all_media_are_supervised_on_the_answer_and_its_end_only(base: P
     processor = load_processor(base)
     rows = StageRows("sft2", spatial(pictures), processor)
     for row, visual_tokens in ((0, 12), (1, 48), (2, 24)):  # 4 x 3 per picture; two frames merge
-        sample = rows.sample(row)
-        assert processor.tokenizer.decode(sample.completion_ids) == f"{row}<|im_end|>"
-        assert sample.completion_ids[-1] == end_token_id(processor)
+        sample = rows.tree(row)
+        (target,) = sample.completions
+        assert processor.tokenizer.decode(target) == f"{row}<|im_end|>"
+        assert target[-1] == end_token_id(processor)
         assert sum(kind > 0 for kind in sample.encoded.token_types) == visual_tokens
         prompt = processor.tokenizer.decode(sample.encoded.prompt_ids)
         assert prompt.endswith("Answer with a number.<|im_end|>\n<|im_start|>assistant\n")
-    batch = build_batch([rows.sample(row) for row in range(3)], processor.tokenizer.pad_token_id)
+        assert rows.size(row) == TreeSize(len(sample.encoded.input_ids), (len(target),), rows_media(pictures)[row])
+    batch = pack([rows.tree(row) for row in range(3)])
     assert batch.mask.sum() == sum(len(rows.target(row)) for row in range(3))
-    assert rows.sample(1).encoded is rows.sample(1).encoded  # encoded once
+    assert len(batch.grid_thw) == len(set(pictures)) + 1  # the first picture is also one of the views; and the video
+    assert rows.tree(1).encoded is rows.tree(1).encoded  # encoded once
 
 
 def test_boxes_are_written_in_the_frame_of_the_processed_picture(base: Path, pictures: list[str]) -> None:
@@ -126,16 +135,6 @@ def test_the_order_is_a_permutation_per_epoch_and_depends_on_the_seed_only() -> 
     assert RowOrder(6, SFTConfig(epochs=2.5, batch_size=4, max_steps=3), seed=1).steps == 3
 
 
-def test_ranks_get_equal_numbers_of_micro_batches_and_every_row_counts_once() -> None:
-    lengths = {0: 5, 1: 1, 2: 9, 3: 1, 4: 7}
-    assert micro_batches(list(lengths), 2, 1, lengths.get) == [
-        [MicroBatch((1, 3)), MicroBatch((0, 4)), MicroBatch((2,))]
-    ]
-    two = micro_batches(list(lengths), 2, 2, lengths.get)
-    assert two == [[MicroBatch((1, 3)), MicroBatch((2,))], [MicroBatch((0, 4)), MicroBatch((1,), counts=False)]]
-    assert [[len(m.rows) for m in rank] for rank in micro_batches(list(lengths), 16, 2, lengths.get)] == [[3], [2]]
-
-
 @pytest.fixture(scope="module")
 def cluster():
     import ray
@@ -161,8 +160,8 @@ def expected_losses(base: Path, one: SFTTask) -> list[float]:
     adamw, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.0), []
     for step, factor in enumerate([1.0, 1.0, 0.5]):  # 3 steps: ceil(0.1 * 3) = 1 of warm-up, then half a cosine over 2
         adamw.param_groups[0]["lr"] = 5e-4 * factor
-        samples = [rows.sample(row) for row in order.batch(step)]
-        loss = -forward(build_batch(samples, 0)).sum() / sum(len(sample.completion_ids) for sample in samples)
+        trees = [rows.tree(row) for row in order.batch(step)]
+        loss = -forward(pack(trees)).sum() / sum(len(tree.completions[0]) for tree in trees)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from data.pictures import FIND, conversation
-from models.forward import PolicyForward, build_batch
+from models.forward import PolicyForward
 from models.loading import load_policy
+from models.packing import pack
 from models.tiny import build_tiny
 from sft.tiny_base import PHASES
 
@@ -23,7 +24,7 @@ def test_patches_equal_the_image_processor(rows):
 
 def test_only_answers_count(rows):
     row = rows.sample(0, np.random.default_rng(0), 2, FIND)
-    tokens, answers = rows.processor.tokenizer.convert_ids_to_tokens(row.sample.completion_ids), row.answers
+    tokens, answers = rows.processor.tokenizer.convert_ids_to_tokens(row.tree.completions[0]), row.answers
     assert len(answers) == len(tokens)
     assert sum(answer and token == "<|im_end|>" for answer, token in zip(answers, tokens)) == 2
     assert not any(answer and token in ("user", "assistant", "<|im_start|>") for answer, token in zip(answers, tokens))
@@ -35,7 +36,7 @@ def test_names_of_every_question_are_where_the_row_says_with_the_box_of_their_th
     for index, picture in enumerate(rows.pictures):
         boxes = {thing.label: thing.box for thing in picture.things}
         row = rows.sample(index, np.random.default_rng(index), 4, FIND)
-        tokens = [*row.sample.encoded.input_ids, *row.sample.completion_ids]
+        tokens = [*row.tree.encoded.input_ids, *row.tree.completions[0]]
         text = rows.processor.tokenizer.decode(tokens)
         asked = [word for line in text.split("<|im_start|>user\n")[1:]
                  for word in re.findall(r"the (\w+)", line.split("<|im_end|>")[0]) if word in boxes]
@@ -52,7 +53,7 @@ def test_pictures_seen_once_give_the_log_probs_of_pictures_seen_each_time(rows, 
     policy = PolicyForward(load_policy(build_tiny(tmp_path, seed=2)))
     drawn = [rows.sample(index, np.random.default_rng(index), 4, FIND) for index in range(8)]
     assert {row.place[0] for row in drawn} == {0, 1} and [row.place[1] for row in drawn] == list(range(8))
-    batch, seen = build_batch([row.sample for row in drawn], 0), rows.seen(policy)
+    batch, seen = pack([row.tree for row in drawn]), rows.seen(policy)
     with torch.no_grad():
         cached = policy(batch, features=torch.cat([seen[row.place] for row in drawn]))
         torch.testing.assert_close(cached, policy(batch), atol=1e-4, rtol=0)
@@ -88,6 +89,6 @@ def test_no_prompt_or_format_of_the_ladder_is_asked(rows):
     """The base knows nothing of the stages: neither their questions' endings nor their answers' tags and keys."""
     for phase in PHASES:
         for seed in range(60):
-            sample = rows.sample(seed % 8, np.random.default_rng(seed), phase.turns, phase.kinds).sample
-            text = rows.processor.tokenizer.decode([*sample.encoded.input_ids, *sample.completion_ids])
+            tree = rows.sample(seed % 8, np.random.default_rng(seed), phase.turns, phase.kinds).tree
+            text = rows.processor.tokenizer.decode([*tree.encoded.input_ids, *tree.completions[0]])
             assert not any(part in text for part in ("bbox_2d", "label", "<think>", "<answer>", "Answer with", "Question:"))

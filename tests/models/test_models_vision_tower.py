@@ -1,11 +1,13 @@
 """The batched vision attention against the library's own loop: features, gradients, and what is saved."""
 
+import copy
+
 import pytest
 import torch
 
 from models.loading import load_policy, save_policy
 from models.tiny import build_tiny
-from models.vision_attention import batch_vision_attention
+from models.vision_tower import quicken_vision
 
 #: Patches (t, h, w): one size only; and a video, odd sizes and several windows of different sizes.
 SAME = [[1, 8, 8]] * 5
@@ -16,15 +18,17 @@ MIXED = [[1, 8, 8], [3, 8, 6], [1, 12, 20], [1, 4, 2], [1, 8, 8]]
 def models(tmp_path_factory):
     folder = build_tiny(tmp_path_factory.mktemp("tiny"), seed=3, init_std=0.15)
     looped, batched = load_policy(folder), load_policy(folder)
-    batch_vision_attention(batched)
+    quicken_vision(batched)
     return folder, looped, batched
 
 
 @pytest.mark.parametrize("grid", [SAME, MIXED])
-def test_features_and_gradients_are_the_librarys(models, grid):
-    _, looped, batched = models
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_features_and_gradients_are_the_librarys(models, grid, dtype, tolerance):
+    """To the rounding of the type, relative to the size of the whole; rotations are float32 in any."""
+    looped, batched = (copy.deepcopy(model).to(dtype) for model in models[1:])
     grid = torch.tensor(grid)
-    pixels = torch.randn(int(grid.prod(1).sum()), 1176, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(int(grid.prod(1).sum()), 1176, generator=torch.Generator().manual_seed(0)).to(dtype)
     results = []
     for model in (looped, batched):
         model.zero_grad()
@@ -32,9 +36,10 @@ def test_features_and_gradients_are_the_librarys(models, grid):
         (features * torch.linspace(-1, 1, features.shape[1])).sum().backward()
         results.append((features.detach(), {name: p.grad.clone() for name, p in model.model.visual.named_parameters()}))
     (features, gradients), (ours, our_gradients) = results
-    torch.testing.assert_close(ours, features, rtol=1e-4, atol=1e-5)
+    assert (ours - features).norm() <= tolerance * features.norm()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+        if "qkv.bias" not in name:  # a third of it, of the keys, is zero but for rounding
+            assert (our_gradients[name] - gradient).norm() <= 10 * tolerance * gradient.norm(), name
 
 
 def test_one_call_per_layer_for_pictures_of_one_size(models, monkeypatch):

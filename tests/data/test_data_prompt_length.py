@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.prompts import render
 from data.types import Example
-from launch.prompt_length import longest_prompt, prompt_length
+from data.prompt_length import longest_prompt, prompt_length
 from models.inputs import encode, load_images
 from models.loading import load_processor
 
@@ -42,13 +42,13 @@ def row(folder: Path, data_type: str, sizes: list[tuple[int, int]], question: st
 @pytest.mark.parametrize("mode, preset", [("think", "ladder"), ("direct", "paper")])
 def test_the_length_is_that_of_the_encoded_prompt(tmp_path, processor, data_type, sizes, mode, preset):
     example = row(tmp_path, data_type, sizes)
-    messages = render(example, mode, preset).messages
-    encoded = encode(processor, messages, load_images(example.media), data_type == "video")
-    assert prompt_length(processor, example, mode, preset) == len(encoded.input_ids)
+    prompt = render(example, mode, preset)
+    encoded = encode(processor, prompt.messages, load_images(example.media), data_type == "video")
+    assert prompt_length(processor, prompt) == len(encoded.input_ids)
 
 
 def test_the_longest_prompt_is_found(tmp_path, processor):
     rows = [row(tmp_path, "single_image", [(56, 56)], question) for question in ("Short?", "How many of all the chairs?")]
     tokens, longest = longest_prompt(processor, rows, "think", "ladder")
-    assert longest is rows[1] and tokens == prompt_length(processor, rows[1], "think", "ladder")
+    assert longest is rows[1] and tokens == prompt_length(processor, render(rows[1], "think", "ladder"))
     assert longest_prompt(processor, [], "think", "ladder") == (0, None)

@@ -1,12 +1,17 @@
-"""Attention of the vision tower over all windows at once, where the library loops over them one by one.
+"""The vision tower at speed: all windows of one size in one attention call, patches embedded by one product.
 
-What holds: windows and pictures of one size are a batch of one attention call; their order, and the result to the
-rounding of the type, are the library's. A batch of 64 small pictures takes one call per layer instead of 64.
+What holds
+    * The result is the library's to the rounding of the type, and so are the order of the visual tokens, the names of the
+      weights and what is saved.
+    * The library attends window by window and picture by picture in a Python loop; here those of one size are a batch: 64
+      small pictures take one call per layer instead of hundreds.
+    * A convolution whose stride is its kernel is a product of matrices; as such it takes the fast path everywhere.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration
 
@@ -36,8 +41,22 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length:
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def batch_vision_attention(model: Qwen2_5_VLForConditionalGeneration) -> None:
-    """Make `model`'s vision tower use `segment_attention`; its weights and what is saved of it do not change."""
+class PatchProduct(nn.Module):
+    """The patch embedding's convolution as a matrix product. Takes over the weight of `convolution`, which has no bias."""
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = convolution.weight
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(patches, channels, time, height, width), one kernel each, to (patches, features, 1, 1, 1)."""
+        return F.linear(patches.flatten(1), self.weight.flatten(1))[..., None, None, None]
+
+
+def quicken_vision(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Make `model`'s vision tower use the module's forms; its weights and what is saved of it do not change."""
     AttentionInterface.register(NAME, segment_attention)
     # The public setter would try to load a kernel library of that name.
     model.model.visual.config._attn_implementation = NAME
+    embed = model.model.visual.patch_embed
+    embed.proj = PatchProduct(embed.proj)

@@ -1,4 +1,4 @@
-"""How many tokens a rendered prompt takes in the engine, from the sizes of its pictures: no pixel is read."""
+"""How many tokens a rendered prompt takes in engine and learner, from the sizes of its pictures: no pixel is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable
 
 from data.prompts import Mode, Preset, render
-from data.types import Example
+from data.types import Example, Prompt
 from models.inputs import image_size, processed_size, prompt_token_ids
 
 #: Rows that are measured: those with the most media, of equal ones those with the longest text.
@@ -16,13 +16,13 @@ MEASURED_ROWS = 50
 def longest_prompt(processor, examples: Iterable[Example], mode: Mode, preset: Preset) -> tuple[int, Example | None]:
     """Tokens and row of the longest of the prompts measured; (0, None) without rows. MediaError, ValueError as `render`."""
     candidates = heapq.nlargest(MEASURED_ROWS, examples, key=lambda row: (len(row.media), _text_length(row)))
-    lengths = [prompt_length(processor, row, mode, preset) for row in candidates]
+    lengths = [prompt_length(processor, render(row, mode, preset)) for row in candidates]
     return max(zip(lengths, candidates, strict=True), key=lambda pair: pair[0], default=(0, None))
 
 
-def prompt_length(processor, example: Example, mode: Mode, preset: Preset) -> int:
-    """Tokens of the prompt after every placeholder has become its medium's tokens."""
-    ids = prompt_token_ids(processor, render(example, mode, preset).messages)
+def prompt_length(processor, prompt: Prompt) -> int:
+    """Tokens of the prompt after every placeholder has become its medium's tokens. MediaError for an unreadable header."""
+    ids, example = prompt_token_ids(processor, prompt.messages), prompt.example
     if example.data_type == "video":
         return len(ids) - 1 + _video_tokens(processor, example)
     return len(ids) - len(example.media) + sum(_image_tokens(processor, path) for path in example.media)

@@ -1,0 +1,101 @@
+"""The completions of one step: prompts are asked, answered, scored and compared, in one round or, with dynamic sampling,
+in as many as it takes to find enough groups with something to learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from actors.prompt_tasks import TaskMaker
+from actors.stage import PromptTask, StageActors
+from actors.step_batch import Rewards, advantages_of, group_rewards, penalised, rewarded
+from actors.types import Generation, Group
+from configs.schema import RunConfig
+from grpo.advantages import GroupAdvantages
+from grpo.dynamic_sampling import prompts_to_ask
+
+
+class GrpoFailed(RuntimeError):
+    """Stage 3 stopped; says what failed and what to do. The stage folder can be resumed."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of the named parts of one step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap is `name`'s, beside what it had."""
+        now = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
+class Sampled:
+    """All groups of a step, in the order they were asked for. `kl_sum` over `kl_tokens`: divergence from the reference,
+    where it is taken off the rewards."""
+
+    tasks: list[PromptTask] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    rewards: list[Rewards] = field(default_factory=list)
+    advantages: list[GroupAdvantages] = field(default_factory=list)
+    kl_sum: float = 0.0
+    kl_tokens: int = 0
+
+
+def sample_step(
+    actors: StageActors, tasks: TaskMaker, config: RunConfig, step: int, first: int, watch: Stopwatch
+) -> Sampled:
+    """The groups of `step`, whose prompts begin at place `first` of the schedule.
+
+    GrpoFailed when more completions fail to score than `reward.max_failed_share` allows.
+    """
+    grpo, sampled, rounds = config.grpo, Sampled(), 0
+    outcomes: list = []
+    while missing := prompts_to_ask(outcomes, rounds, grpo.prompts_per_step, grpo.sampling_rounds):
+        asked = tasks.take(step, first, len(sampled.tasks), missing)  # q ~ P(Q)
+        rollouts = actors.roll_out(asked)  # o_1 … o_G ~ pi_old(. | q)
+        watch.lap("generate")
+        groups = actors.score(rollouts)  # r_1 … r_G
+        check_failed_share([*sampled.groups, *groups], config.reward.max_failed_share)
+        rewards = [group_rewards(group, grpo) for group in groups]
+        watch.lap("reward")
+        if grpo.kl.coef > 0 and grpo.kl.place == "reward":
+            rewards = _without_divergence(actors, groups, rewards, config, sampled)
+            watch.lap("learn")  # the reference's log-probs are the learner's work
+        sampled.tasks += rollouts.tasks
+        sampled.generations += rollouts.generations
+        sampled.groups += groups
+        sampled.rewards += rewards
+        sampled.advantages += [advantages_of(own, grpo) for own in rewards]  # A_i = (r_i - mean r) / std r
+        outcomes = [own.outcome for own in sampled.advantages]
+        rounds += 1
+    return sampled
+
+
+def _without_divergence(
+    actors: StageActors, groups: Sequence[Group], rewards: Sequence[Rewards], config: RunConfig, sampled: Sampled
+) -> list[Rewards]:
+    """The rewards less beta times the divergence of each completion; it is added to `sampled`."""
+    own = [rewarded(group, reward, [0.0] * len(reward)) for group, reward in zip(groups, rewards, strict=True)]
+    some = [index for index, group in enumerate(own) if group.advantages]
+    penalties = dict(zip(some, actors.penalties([own[index] for index in some]), strict=True)) if some else {}
+    sampled.kl_sum += sum(map(sum, penalties.values())) / config.grpo.kl.coef
+    sampled.kl_tokens += sum(sum(group.size().completions) for group in own)
+    return [penalised(reward, penalties.get(index, ())) for index, reward in enumerate(rewards)]
+
+
+def check_failed_share(groups: Sequence[Group], allowed: float) -> None:
+    """GrpoFailed when too large a share of the step's completions has no score; truncated ones are not failures."""
+    scores = [score for group in groups for score in group.scores]
+    failed = [score for score in scores if score.outcome in ("timeout", "error")]
+    if len(failed) > allowed * len(scores):
+        raise GrpoFailed(
+            f"{len(failed)} of {len(scores)} completions of one step could not be scored, {allowed:.0%} are allowed "
+            f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}"
+        )

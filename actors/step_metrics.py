@@ -1,0 +1,119 @@
+"""What a step leaves in metrics.jsonl and in the log."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from actors.sampling import Sampled
+from actors.stage import Sync
+from actors.step_batch import StepBatch
+
+#: Keys of a step in which nothing could be learned; they are null there.
+LEARNER_KEYS = (
+    "loss",
+    "lr",
+    "grad_norm",
+    "kl",
+    "clip_fraction",
+    "is_dropped_fraction",
+    "is_ratio_mean",
+    "is_ratio_max",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "trained_tokens",
+)
+
+
+def step_metrics(
+    step: int,
+    sampled: Sampled,
+    batch: StepBatch,
+    learned: dict[str, float],
+    synced: Sync,
+    seconds: dict[str, float],
+    engine_pictures: int,
+    workers: int,
+) -> dict[str, Any]:
+    """The line of metrics.jsonl.
+
+    `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
+    engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
+    vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
+    `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
+    batches through the trainer; weights are `weight_bytes`, per worker.
+    """
+    scores = [score for group in batch.groups for score in group.scores]
+    ok = [score for score in scores if score.outcome == "ok"]
+    lengths = [
+        len(completion.token_ids) for generation in sampled.generations for completion in generation.completions
+    ]
+    names = sorted({name for score in ok for name in score.components})
+    outcomes = [advantage.outcome for advantage in batch.advantages]
+    pictures = sum(1 if task.request.is_video else len(task.request.media) for task in sampled.tasks)
+    versions = [generation.version for generation in sampled.generations]
+    current = synced.version - bool(batch.train)
+    total = sum(seconds.values())
+    wire = (tuple(task.request for task in sampled.tasks), sampled.generations, batch.train)
+    return {
+        "step": step,
+        "version": current,
+        "reward": _mean([score.total for score in ok]),
+        "reward_std": _mean([advantage.std for advantage in batch.advantages if advantage.std is not None]),
+        **{
+            f"reward_{name}": _mean([score.components[name] for score in ok if name in score.components])
+            for name in names
+        },
+        "valid_fraction": len(ok) / len(scores),
+        "truncated_fraction": sum(score.outcome == "truncated" for score in scores) / len(scores),
+        "zero_variance_fraction": outcomes.count("zero_variance") / len(outcomes),
+        "prompts": len(sampled.tasks),
+        **dict.fromkeys(LEARNER_KEYS),
+        **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
+        **({"kl": sampled.kl_sum / sampled.kl_tokens} if sampled.kl_tokens else {}),
+        "staleness_max": current - min(versions),
+        "canary_gap": synced.canary_gap,
+        "completion_tokens": _mean(lengths),
+        "completion_tokens_max": max(lengths),
+        "samples_per_s": len(scores) / total,
+        **{f"seconds_{name}": value for name, value in seconds.items()},
+        "seconds_wait": seconds["generate"] + seconds["reward"],
+        "seconds": total,
+        "wire_bytes": len(pickle.dumps(wire)),
+        "weight_bytes": synced.nbytes if batch.train else 0,
+        "image_passes_per_prompt": (engine_pictures + learned.get("image_passes", 0.0)) / pictures,
+        "vision_passes_per_prompt": (engine_pictures + learned.get("vision_passes", 0.0)) / pictures,
+        "workers": workers,
+    }
+
+
+def progress_line(metrics: dict[str, Any], steps: int) -> str:
+    """What a reader of the log wants to know about a step."""
+    parts = "  ".join(
+        f"{key.removeprefix('reward_')} {value:.2f}"
+        for key, value in metrics.items()
+        if key.startswith("reward_") and key != "reward_std" and value is not None
+    )
+    left = (steps - metrics["step"] - 1) * metrics["seconds"]
+    gap = f"  gap {metrics['logprob_gap_max']:.1e}" if metrics["logprob_gap_max"] is not None else "  nothing to learn"
+    reward = f"{metrics['reward']:.3f}" if metrics["reward"] is not None else "none"
+    return (
+        f"grpo: step {metrics['step'] + 1}/{steps}  reward {reward}  {parts}  tokens {metrics['completion_tokens']:.0f}"
+        f"{gap}  {metrics['seconds']:.1f} s  {left:.0f} s left"
+    )
+
+
+def gap_alarm(metrics: dict[str, Any], tolerance: float) -> str | None:
+    """What to say when engine and learner disagreed about a token the step trained on by more than the canary may."""
+    gap = metrics["logprob_gap_max"]
+    if gap is None or gap <= tolerance:
+        return None
+    return (
+        f"grpo: WARNING: step {metrics['step'] + 1}: engine and learner differ by {gap:.2g} nats on a sampled token "
+        f"(rollout.canary_tolerance is {tolerance:g}); compare their prompts, positions and types before trusting this run"
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
