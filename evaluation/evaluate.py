@@ -27,16 +27,18 @@ import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Awaitable, Callable, Literal, Mapping, Protocol, Sequence
+from typing import Any, Awaitable, Callable, Literal, Mapping, Protocol, Sequence
 
 from actors.rollout import RolloutRequest
 from configs.schema import SamplingConfig
 from data.prompts import Preset, render
 from data.types import Example, Prompt
+from evaluation.baseline import best_constants
 from evaluation.metrics import RowMismatch, by_group, mean_ci95, paired_record
 from evaluation.scoring import MODES, EvaluationError, Metric, RowScore, RowView, Scoring, score_rows
 from evaluation.selection import selection_hash
 from models.inputs import image_size, processed_size, prompt_token_ids
+from rewards.accuracy import MraMode
 
 When = Literal["before", "after"]
 #: Prompts of one call to a worker, and calls in flight per worker: they fill an engine and show progress.
@@ -146,6 +148,7 @@ async def evaluate(
 def compare(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, dict]:
     """Metric name -> record of summary.json (`metrics.paired_record`), with the means by question type in `by_type`.
 
+    Accuracies also say, as `constant`, what the best fixed answer per question type would score (`baseline`).
     Raises RowMismatch when rows or prompts differ.
     """
     for key in ("metric", "prompts_sha256", "decoding", "scoring"):
@@ -157,8 +160,18 @@ def compare(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, d
     for name in before.report["metrics"]:
         first, second = before.scores(name), after.scores(name)
         record = paired_record(first, second, seed) | {"by_type": by_group(first, second, types)}
+        if name == "accuracy":
+            _add_constants(record, before.rows, before.report["identity"]["scoring"]["mra_mode"])
         records["localization_iou" if before.report["identity"]["metric"] == "localization_iou" else name] = record
     return records
+
+
+def _add_constants(record: dict, rows: Sequence[Mapping[str, Any]], mra_mode: MraMode) -> None:
+    constants, total = best_constants(rows, mra_mode), 0.0
+    for kind, means in record["by_type"].items():
+        means["constant"] = constants[kind]
+        total += constants[kind] * means["n"]
+    record["constant"] = total / record["n"]
 
 
 def load_evaluation(folder: Path, when: When) -> Evaluation | None:

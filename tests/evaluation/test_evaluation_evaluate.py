@@ -190,7 +190,8 @@ def test_before_and_after_become_the_record_of_the_summary(processor, picture, t
     record = compare(before, after)["accuracy"]
     assert (record["before"], record["after"], record["n"]) == (0.5, 1.0, 40)
     assert 0.3 < record["ci95"][0] < 0.5 < record["ci95"][1] < 0.7
-    assert record["by_type"] == {"relative distance": {"before": 0.5, "after": 1.0, "n": 40}}
+    assert record["by_type"] == {"relative distance": {"before": 0.5, "after": 1.0, "n": 40, "constant": 0.5}}
+    assert record["constant"] == 0.5
     assert compare(load_evaluation(tmp_path, "before"), load_evaluation(tmp_path, "after"))["accuracy"] == record
 
 
