@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 
 from actors.batching import TrainBatch, TrainGroup
 from actors.learner_pass import LearnerPass, pack_pass
+from actors.reference import Forward, OwnReference, PolicyWithoutAdapters, Reference
 from actors.weights import WeightStore, WeightVersion, shared_memory_folder
 from configs.schema import RunConfig
 from data.types import Prompt
@@ -34,11 +36,12 @@ from grpo.kl import reward_penalty
 from grpo.losses import LossSettings, token_loss
 from grpo.objectives import Objective
 from grpo.stats import TokenStats, token_stats
+from models.adapters import add_adapters, merged
 from models.deepspeed_engine import PolicyEngine, free_port, set_rank_environment
 from models.forward import PolicyForward
 from models.inputs import Encoded, encode, load_images
 from models.loading import load_policy, load_processor, save_policy
-from models.packing import PackedBatch, Tree, pack
+from models.packing import Tree, pack
 from models.passes import plan_passes
 from models.tokens import banned_token_ids
 
@@ -88,30 +91,46 @@ class Learner:
         self._processor = load_processor(self._base)
         self._model = load_policy(self._base, self._config.model.dtype, str(self._device))
         self._banned = banned_token_ids(self._processor, self._model.config.get_text_config().vocab_size)
-        self._reference: PolicyForward | None = None
-        attention = self._config.model.attention
-        if self._config.grpo.kl.coef > 0:
-            frozen = load_policy(self._base, self._config.model.dtype, str(self._device))
-            self._reference = PolicyForward(frozen, attention).eval().requires_grad_(False)
-        self._shares_eyes = self._config.model.freeze_vision and self._reference is not None
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        if self._config.model.freeze_vision:
-            self._model.model.visual.requires_grad_(False)
+        self._freeze()
         if settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model.train()
         self._engine = PolicyEngine(
-            PolicyForward(self._model, attention, always_see=self._ranks > 1 and not self._shares_eyes),
+            PolicyForward(
+                self._model, self._config.model.attention, always_see=self._ranks > 1 and not self._shares_eyes
+            ),
             settings.optimizer,
             settings.zero_stage,
             self._steps * self._config.grpo.inner_epochs,
             self._device,
         )
+        self._reference = self._load_reference()
         if checkpoint is not None:
             self._engine.load(Path(checkpoint), "engine")
         if self._rank == 0:
             self._store = WeightStore(shared_memory_folder(self._stage_folder), self._model.config.tie_word_embeddings)
         return {"pid": os.getpid(), "parameters": parameters}
+
+    def _freeze(self) -> None:
+        """Leave what trains. `_shares_eyes`: a frozen vision tower that is whole on this rank runs once for policy and
+        reference, ahead of both; a policy in shards has none, its reference may."""
+        model, sharded = self._config.model, self._config.learner.zero_stage == 3
+        if model.lora is not None:
+            add_adapters(self._model, model.lora, self._config.seed)
+        elif model.freeze_vision:
+            self._model.model.visual.requires_grad_(False)
+        own_reference = self._config.grpo.kl.coef > 0 and model.lora is None
+        self._shares_eyes = (model.freeze_vision or model.lora is not None) and (own_reference or not sharded)
+
+    def _load_reference(self) -> Reference | None:
+        model = self._config.model
+        if self._config.grpo.kl.coef == 0:
+            return None
+        if model.lora is not None:
+            return PolicyWithoutAdapters(self._engine)
+        frozen = load_policy(self._base, model.dtype)
+        return OwnReference(PolicyForward(frozen, model.attention), self._device, self._config.learner.offload_reference)
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
         """`grpo.inner_epochs` optimizer steps on the completions of the whole step (all ranks get all, each takes its part).
@@ -125,6 +144,7 @@ class Learner:
             settings.aggregation, batch.sequences, batch.tokens, settings.sampling.max_new_tokens
         )
         passes, stats = self._passes(batch.groups), TokenStats()
+        self._prepare(passes, settings.kl.place == "loss")
         for _ in range(settings.inner_epochs):
             loss = 0.0
             for one in passes:
@@ -165,37 +185,35 @@ class Learner:
     def _loss(self, one: LearnerPass, denominator: float) -> tuple[torch.Tensor, TokenStats]:
         """This pass's share of the step's loss, with gradient, and its statistics.
 
-        The first call on a pass comes before the first update: its log-probs are the old ones, and those of the
-        reference, which never change, are kept with them.
+        The first call on a pass comes before the first update: its log-probs are the old ones.
         """
         settings, batch = self._config.grpo, one.batch.to(self._device)
         behaviour, advantages = one.behaviour.to(self._device), one.advantages.to(self._device)
-        if self._shares_eyes and one.features is None:
-            one.features = self._frozen_features(batch)
         logprobs = self._engine(batch, settings.sampling.temperature, self._banned, one.features)
-        self._pictures_seen += 0 if self._shares_eyes else one.pictures
+        self._pictures_seen += one.pictures if one.features is None else 0
         if one.old is None:
             one.old = logprobs.detach()
-            if settings.kl.place == "loss":
-                one.reference = self._reference_logprobs(batch, one)
         terms = token_loss(logprobs, one.old, behaviour, advantages, batch.mask, self._loss_settings, one.reference)
         loss = aggregate(terms.loss_R_T, batch.mask, settings.aggregation, denominator) * float(one.counts)
         return loss, token_stats(terms, one.old, behaviour, batch.mask)
 
     @torch.no_grad()
-    def _frozen_features(self, batch: PackedBatch) -> torch.Tensor | None:
-        """Visual tokens for policy and reference alike, where the tower is frozen and so the same in both."""
-        if batch.pixel_values is None:
-            return None
-        self._pictures_seen += len(batch.grid_thw)
-        return self._reference.visual(batch.pixel_values, batch.grid_thw)
+    def _prepare(self, passes: Sequence[LearnerPass], diverges: bool) -> None:
+        """What does not change within a step: visual tokens of a frozen tower; log-probs of the reference, if `diverges`."""
+        asleep = self._reference is None or not (diverges or self._shares_eyes)
+        with nullcontext() if asleep else self._reference.awake() as reference:
+            for one in passes:
+                batch = one.batch.to(self._device)
+                if self._shares_eyes and one.pictures:
+                    one.features = self._tower(reference).visual(batch.pixel_values, batch.grid_thw)
+                    self._pictures_seen += one.pictures
+                if diverges and reference is not None:
+                    one.reference = reference(batch, self._config.grpo.sampling.temperature, self._banned, one.features)
+                    self._pictures_seen += one.pictures if one.features is None else 0
 
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: PackedBatch, one: LearnerPass) -> torch.Tensor | None:
-        if self._reference is None:
-            return None
-        self._pictures_seen += one.pictures if one.features is None else 0
-        return self._reference(batch, self._config.grpo.sampling.temperature, self._banned, one.features)
+    def _tower(self, reference: Forward | None) -> PolicyForward:
+        sharded = self._config.learner.zero_stage == 3
+        return reference if sharded else self._engine.module
 
     def penalties(self, groups: Sequence[TrainGroup]) -> list[list[float]]:
         """What every completion's reward loses for its divergence from the reference (`grpo.kl`), on every rank.
@@ -204,11 +222,12 @@ class Learner:
         """
         kl = self._config.grpo.kl
         own: dict[str, float] = {f"{g}:{m}": 0.0 for g, group in enumerate(groups) for m in range(len(group.advantages))}
-        for one in self._passes(groups):
+        passes = self._passes(groups)
+        self._prepare(passes, diverges=True)
+        for one in passes:
             if one.counts:
-                batch, behaviour = one.batch.to(self._device), one.behaviour.to(self._device)
-                reference = self._reference_logprobs(batch, one)
-                lost = reward_penalty(behaviour, reference, batch.mask, kl.estimator, kl.coef).tolist()
+                behaviour, mask = one.behaviour.to(self._device), one.batch.mask.to(self._device)
+                lost = reward_penalty(behaviour, one.reference, mask, kl.estimator, kl.coef).tolist()
                 own |= {f"{g}:{m}": value for (g, m), value in zip(one.members, lost, strict=True)}
         everywhere = self._engine.sum_over_ranks(own)
         return [[everywhere[f"{g}:{m}"] for m in range(len(group.advantages))] for g, group in enumerate(groups)]
@@ -256,8 +275,12 @@ class Learner:
 
     def publish(self, number: int) -> WeightVersion | None:
         """Publish the current weights as version `number`, from rank 0 (None on the others); older ones stay."""
-        weights = self._engine.state_dict()
+        weights = self._weights()
         return self._store.publish(number, weights) if self._store is not None else None
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Those of the plain model on rank 0, none on the others."""
+        return merged(self._engine.state_dict(), self._config.model.lora)
 
     def release_before(self, number: int) -> None:
         """Unlink the versions older than `number`: every worker has a newer one."""
@@ -271,9 +294,9 @@ class Learner:
 
     def export(self, folder: str) -> None:
         """The model with its processor in the Hugging Face layout, whole or not at all."""
-        weights = self._engine.state_dict()
+        weights = self._weights()
         if self._rank == 0:
-            save_policy(self._model, self._base, folder, weights if self._engine.zero_stage == 3 else None)
+            save_policy(self._model, self._base, folder, weights)
 
     def close(self) -> None:
         """Remove the published weights."""

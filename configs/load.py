@@ -24,7 +24,7 @@ from configs.schema import RunConfig
 
 COMMAND_LINE = "--set"
 #: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
-OPERATIONAL = ("root", "deadlines", "rollout.workers")
+OPERATIONAL = ("root", "deadlines", "rollout.workers", "model.attention")
 
 
 @dataclass(frozen=True)

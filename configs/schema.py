@@ -21,10 +21,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LoraConfig(Section):
+    """Low-rank adapters in place of full training (`models.adapters`); the paper trains everything."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="Adapters count alpha / rank times")
+
+
 class ModelConfig(Section):
     path: str = Field("models/tiny_base", description="Folder with model, processor and tokenizer (Hugging Face layout)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in learner and engine")
     freeze_vision: bool = Field(False, description="Train the language model only")
+    lora: LoraConfig | None = Field(None, description="Train adapters of the language model only; none: train the weights")
     attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", description="How the learner attends (models.tree_attention)")
 
 
@@ -70,6 +78,13 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999))
     max_grad_norm: float = Field(1.0, gt=0)
+    offload: bool = Field(False, description="Keep optimizer states and their step on the CPU; needs ZeRO 1, 2 or 3")
+
+
+def _check_offload(section):
+    if section.optimizer.offload and section.zero_stage == 0:
+        raise ValueError("optimizer.offload needs zero_stage 1, 2 or 3: at 0 every rank updates all weights on its device")
+    return section
 
 
 class SFTConfig(Section):
@@ -84,6 +99,10 @@ class SFTConfig(Section):
     gradient_checkpointing: bool = Field(False)
     checkpoint_steps: int = Field(100, ge=1, description="Steps between resumable checkpoints")
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> "SFTConfig":
+        return _check_offload(self)
 
 
 class SamplingConfig(Section):
@@ -211,7 +230,12 @@ class LearnerConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(0)
     micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank; a group's prompt counts once")
     gradient_checkpointing: bool = Field(False)
+    offload_reference: bool = Field(False, description="Keep the reference on the CPU while it is not asked")
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6, schedule="linear", warmup_ratio=0.0)
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> "LearnerConfig":
+        return _check_offload(self)
 
 
 class EvaluationConfig(Section):

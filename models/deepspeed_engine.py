@@ -126,6 +126,8 @@ def _deepspeed_config(config: OptimizerConfig, zero_stage: int, bfloat16: bool, 
     }
     if bfloat16:
         settings["bf16"] = {"enabled": True}
+    if config.offload:
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if zero_stage in (1, 2):
         settings["zero_optimization"]["overlap_comm"] = False
     return settings

@@ -87,15 +87,16 @@ def load_policy(path: str | Path, dtype: str = "float32", device: str = "cpu") -
 
 
 def save_policy(model: Qwen2_5_VLForConditionalGeneration, processor_folder: str | Path, folder: str | Path,
-                state_dict: Mapping[str, torch.Tensor] | None = None) -> Path:
+                weights: Mapping[str, torch.Tensor] | None = None) -> Path:
     """Write the model and the processor of `processor_folder` into `folder`, whole or not at all; returns the folder.
 
-    `state_dict` replaces the model's own weights (gathered from ZeRO-3). An existing folder is replaced.
+    `weights` stand in for the model's own, which may be in shards or have adapters beside them. An existing folder is
+    replaced.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=dict(state_dict) if state_dict is not None else None)
+    model.save_pretrained(partial, state_dict=dict(weights) if weights is not None else None)
     load_processor(processor_folder).save_pretrained(partial)
     if folder.exists():
         shutil.rmtree(folder)

@@ -24,12 +24,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig, SFTConfig
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint, keep_steps, write_text
 from data.types import Example
+
+if TYPE_CHECKING:
+    from sft.reading import StepRows
 
 STAGE_FILES = {"sft1": GROUNDING_FILE, "sft2": SPATIAL_FILE, "coldstart": COLDSTART_FILE}
 METRICS, FINISHED, MODEL = "metrics.jsonl", "trained.json", "hf"
@@ -113,6 +116,7 @@ def identity_of(task: SFTTask) -> str:
         task.run.seed,
         task.run.model.dtype,
         task.run.model.freeze_vision,
+        task.run.model.lora,
         task.run.data.preset,
         task.config,
     )
@@ -178,17 +182,19 @@ class _RankTrainer:
     def __init__(self, task: SFTTask, rank: int, ranks: int, device: str) -> None:
         from transformers.utils import logging as transformers_logging
 
+        from models.adapters import add_adapters
         from models.deepspeed_engine import PolicyEngine
         from models.forward import PolicyForward
         from models.loading import load_policy, load_processor
         from sft.dataset import RowOrder, StageRows
+        from sft.reading import StepReader
 
         transformers_logging.disable_progress_bar()
-        self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
+        self.task, self.rank, self.device = task, rank, device
         processor = load_processor(task.model_folder)
         self.model = load_policy(task.model_folder, task.run.model.dtype, device)
         text = self.model.config.get_text_config()
-        self.rows = StageRows(
+        rows = StageRows(
             task.stage,
             task.examples,
             processor,
@@ -197,7 +203,10 @@ class _RankTrainer:
             text.vocab_size,
         )
         self.order = RowOrder(len(task.examples), task.config, task.run.seed)
-        if task.run.model.freeze_vision:
+        self.reader = StepReader(rows, self.order, rank, ranks, task.config.micro_batch_tokens)
+        if task.run.model.lora is not None:
+            add_adapters(self.model, task.run.model.lora, task.run.seed)
+        elif task.run.model.freeze_vision:
             self.model.model.visual.requires_grad_(False)
         if task.config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -223,29 +232,24 @@ class _RankTrainer:
         """All remaining steps; `keep(step)` after every `checkpoint_steps` and before the end."""
         if self.rank == 0:
             keep_steps(self.metrics, self.first)
-        for step in range(self.first, self.order.steps):
-            begun = time.monotonic()
-            record = {"step": step, "steps": self.order.steps, **self.step(step)}
+        steps, begun = self.reader.steps(self.first), time.monotonic()
+        for step, rows in enumerate(steps, self.first):
+            waited = time.monotonic() - begun
+            record = {"step": step, "steps": self.order.steps, **self.step(rows)}
             seconds = time.monotonic() - begun
-            record |= {"seconds": seconds, "samples_per_s": record["samples"] / seconds}
+            record |= {"seconds": seconds, "seconds_read": waited, "samples_per_s": rows.samples / seconds}
             if self.rank == 0:
                 with self.metrics.open("a") as file:
                     file.write(json.dumps(record) + "\n")
             if (step + 1) % self.task.config.checkpoint_steps == 0 and step + 1 < self.order.steps:
                 keep(step + 1)
+            begun = time.monotonic()
 
-    def step(self, step: int) -> dict[str, float]:
+    def step(self, rows: StepRows) -> dict[str, float]:
         """One optimizer step: forward and backward of this rank's micro-batches, then the update."""
-        from models.packing import pack
-        from models.passes import plan_passes
-
-        rows = self.order.batch(step)
-        tokens = sum(len(self.rows.target(row)) for row in rows)
-        plan = plan_passes([self.rows.size(row) for row in rows], self.ranks, self.task.config.micro_batch_tokens)
         loss = 0.0
-        for one in plan[self.rank]:
-            batch = pack([self.rows.tree(rows[piece.tree]) for piece in one.slices]).to(self.device)
-            part = -self.engine(batch).sum() / tokens * float(one.counts)
+        for batch, counts in rows.passes:
+            part = -self.engine(batch.to(self.device)).sum() / rows.tokens * float(counts)
             self.engine.backward(part)
             loss += float(part.detach())
         update = self.engine.step()
@@ -253,24 +257,20 @@ class _RankTrainer:
             **self.engine.sum_over_ranks({"loss": loss}),
             "lr": update.learning_rate,
             "grad_norm": update.grad_norm,
-            "tokens": tokens,
-            "samples": len(rows),
+            "tokens": rows.tokens,
+            "samples": rows.samples,
         }
 
     def export(self) -> None:
         """STAGE/hf from rank 0; the gathers under ZeRO-3 need every rank."""
         import torch.distributed as dist
 
+        from models.adapters import merged
         from models.loading import save_policy
 
-        weights = self.engine.state_dict()
+        weights = merged(self.engine.state_dict(), self.task.run.model.lora)
         if self.rank == 0:
-            save_policy(
-                self.model,
-                self.task.model_folder,
-                Path(self.task.stage_folder) / MODEL,
-                weights if self.engine.zero_stage == 3 else None,
-            )
+            save_policy(self.model, self.task.model_folder, Path(self.task.stage_folder) / MODEL, weights)
         dist.barrier()
 
 

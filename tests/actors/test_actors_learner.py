@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from configs.schema import (
     ImportanceConfig,
     KLConfig,
     LearnerConfig,
+    LoraConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -27,6 +29,7 @@ from configs.schema import (
 )
 from data.prompts import render
 from data.types import Example, Prompt
+from models.adapters import add_adapters, merged
 from models.deepspeed_engine import free_port
 from models.inputs import encode, load_images
 from models.loading import load_policy, load_processor
@@ -42,13 +45,20 @@ STEPS = 3
 SMALL = 130
 
 
-def config(ranks: int, zero_stage: int, epochs: int = 1, freeze_vision: bool = False) -> RunConfig:
-    """One rank in one pass, two ranks in small passes."""
-    optimizer = OptimizerConfig(lr=LR, schedule="constant", warmup_ratio=0.0, max_grad_norm=CLIP_NORM)
+LORA = LoraConfig(rank=4, alpha=64.0)
+
+
+def config(ranks: int, zero_stage: int, way: str = "full", epochs: int = 1, freeze_vision: bool = False) -> RunConfig:
+    """One rank in one pass, two ranks in small passes. `way`: full, lora or offload."""
+    offload = way == "offload"
+    optimizer = OptimizerConfig(
+        lr=LR, schedule="constant", warmup_ratio=0.0, max_grad_norm=CLIP_NORM, offload=offload
+    )
     learner = LearnerConfig(
         ranks=ranks,
         threads=1,
         zero_stage=zero_stage,
+        offload_reference=offload,
         optimizer=optimizer,
         micro_batch_tokens=100_000 if ranks == 1 else SMALL,
     )
@@ -58,7 +68,8 @@ def config(ranks: int, zero_stage: int, epochs: int = 1, freeze_vision: bool = F
         inner_epochs=epochs,
         sampling=SamplingConfig(temperature=TEMPERATURE, max_new_tokens=12),
     )
-    return RunConfig(model=ModelConfig(freeze_vision=freeze_vision), learner=learner, grpo=grpo)
+    model = ModelConfig(freeze_vision=freeze_vision, lora=LORA if way == "lora" else None)
+    return RunConfig(model=model, learner=learner, grpo=grpo)
 
 
 def prompts(folder: Path) -> list[Prompt]:
@@ -87,11 +98,12 @@ def prompts(folder: Path) -> list[Prompt]:
 class Plain:
     """The policy, its reference and the step: every row alone, through the library's forward."""
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
+    def __init__(self, base: Path, lora: bool = False) -> None:
         self.processor, self.model = load_processor(base), load_policy(base)
         self.banned = list(banned_token_ids(self.processor, self.model.lm_head.weight.shape[0]))
         self.reference = load_policy(base).requires_grad_(False)
+        if lora:
+            add_adapters(self.model, LORA, seed=RunConfig().seed)
         self.adamw = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.0)
 
     def encode(self, prompt: Prompt):
@@ -189,13 +201,15 @@ def check_penalties(groups: tuple[TrainGroup, ...], penalties: list[list[float]]
         assert lost == pytest.approx([KL * k * len(ids) for k, ids in zip(k3, group.completion_ids, strict=True)], rel=1e-3)
 
 
-def rank_main(rank: int, ranks: int, stage: int, port: int, base: str, folder: str, batch: TrainBatch) -> None:
+def rank_main(
+    rank: int, ranks: int, stage: int, way: str, port: int, base: str, folder: str, batch: TrainBatch
+) -> None:
     """Two steps, a checkpoint, a new learner from it, the third step; version, log-probs and model are left behind."""
-    first = Learner(config(ranks, stage), base, folder, rank, ranks, STEPS)
+    first = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
     first.start("127.0.0.1", port)
     metrics = [first.step(batch) for _ in range(2)]
     first.save(f"{folder}/checkpoint")
-    again = Learner(config(ranks, stage), base, folder, rank, ranks, STEPS)
+    again = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
     again.start("127.0.0.1", port, f"{folder}/checkpoint")
     metrics.append(again.step(batch))
     version = again.publish(3)
@@ -218,19 +232,35 @@ def rank_main(rank: int, ranks: int, stage: int, port: int, base: str, folder: s
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory):
-    """The base, the batch, and what plain torch makes of them: metrics of three steps and the final model."""
+    """The base and the batch."""
     folder = tmp_path_factory.mktemp("learner")
     base = build_tiny(folder / "model", seed=0, init_std=0.1)
-    plain = Plain(base)
-    batch = plain.batch(prompts(folder), seed=1)
-    return base, batch, [plain.step(batch) for _ in range(STEPS)], plain
+    return base, Plain(base).batch(prompts(folder), seed=1)
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
-def test_the_step_is_the_mathematics_row_by_row(scene, ranks: int, stage: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def worked(scene):
+    """Full training (False) or adapters (True) to what plain torch makes of it: metrics of three steps, and itself."""
+    base, batch = scene
+
+    @cache
+    def work(lora: bool) -> tuple[list[dict[str, float]], Plain]:
+        plain = Plain(base, lora)
+        return [plain.step(batch) for _ in range(STEPS)], plain
+
+    return work
+
+
+WAYS = [(1, 0, "full"), (2, 0, "full"), (2, 1, "full"), (2, 2, "full"), (2, 3, "full")]
+WAYS += [(1, 0, "lora"), (2, 3, "lora"), (2, 1, "offload"), (2, 2, "offload"), (2, 3, "offload")]
+
+
+@pytest.mark.parametrize("ranks, stage, way", WAYS)
+def test_the_step_is_the_mathematics_row_by_row(scene, worked, ranks: int, stage: int, way: str, tmp_path: Path) -> None:
     """Whatever the sharding, though one pass of a rank has no picture and ranks have unequal tokens."""
-    base, batch, expected, plain = scene
-    mp.spawn(rank_main, args=(ranks, stage, free_port(), str(base), str(tmp_path), batch), nprocs=ranks)
+    base, batch = scene
+    expected, plain = worked(way == "lora")
+    mp.spawn(rank_main, args=(ranks, stage, way, free_port(), str(base), str(tmp_path), batch), nprocs=ranks)
     metrics, penalties = torch.load(tmp_path / "metrics-0.pt")
     assert all(torch.load(tmp_path / f"metrics-{rank}.pt") == (metrics, penalties) for rank in range(ranks))
     for mine, theirs in zip(metrics, expected, strict=True):
@@ -242,10 +272,10 @@ def test_the_step_is_the_mathematics_row_by_row(scene, ranks: int, stage: int, t
     assert first["kl"] == pytest.approx(0, abs=1e-9) and first["clip_fraction"] == 0
     assert metrics[2]["kl"] > 1e-6 and metrics[2]["is_ratio_max"] > CAP
     if ranks == 1:  # three of single_image's pictures are one: it is read for each prompt and seen once
-        assert first["image_passes"] == 1 + 3 + 1 + 1 and first["vision_passes"] == 2 * (3 + 1)
+        assert first["image_passes"] == 1 + 3 + 1 + 1 and first["vision_passes"] == (1 if way == "lora" else 2) * (3 + 1)
 
     result = torch.load(tmp_path / "result.pt")
-    trained = plain.model.state_dict()
+    trained = merged(plain.model.state_dict(), LORA if way == "lora" else None)
     assert result["weights"].keys() == trained.keys()
     start = load_policy(base).state_dict()
     assert max(float((trained[name] - tensor).abs().max()) for name, tensor in start.items()) > 2 * LR
@@ -280,7 +310,7 @@ def epochs_main(rank: int, port: int, base: str, folder: str, batch: TrainBatch,
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_inner_epochs_keep_the_log_probs_before_the_first_update(scene, frozen: bool, tmp_path: Path) -> None:
-    base, batch, _, _ = scene
+    base, batch = scene
     plain = Plain(base)
     plain.model.model.visual.requires_grad_(not frozen)
     expected = [plain.step(batch, epochs=3) for _ in range(2)]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.video_utils import VideoMetadata
 
-from models.inputs import MediaError, encode, image_size, load_images, processed_size, prompt_token_ids, video_metadata
+from models.inputs import MediaError, chat_text, encode, image_size, load_images, processed_size, prompt_token_ids, video_metadata
 from models.loading import ModelFolderError, check_model_folder, load_policy, load_processor, save_policy
 from models.positions import rope_positions
 from models.tiny import SINGLE_TOKEN_INTEGERS, build_tiny
@@ -67,6 +68,42 @@ def test_processed_size_is_the_size_of_the_grid(processor, size, expected):
 def test_processed_size_vectors_of_the_specification(processor, monkeypatch, height, width, limit, expected):
     monkeypatch.setattr(processor.image_processor, "size", {"shortest_edge": 16 * 784, "longest_edge": limit * 784})
     assert processed_size(processor, (width, height)) == expected[::-1]
+
+
+def _metadata(frames):
+    declared = video_metadata(frames)
+    declared.pop("do_sample_frames")
+    return VideoMetadata(**declared)
+
+
+@pytest.mark.parametrize("count, is_video", [(0, False), (1, False), (3, False), (5, True)])
+def test_an_encoded_chat_is_what_the_processor_gives(processor, count, is_video):
+    noise = np.random.default_rng(count)
+    sizes = [(140, 168)] * count if is_video else [(140 + 28 * index, 168) for index in range(count)]
+    images = [Image.fromarray(noise.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    kinds = ["video"] if is_video else ["image"] * count
+    chat = [{"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": "Where?"}]}]
+    media = {}
+    if is_video:
+        media = {"videos": [np.stack(images)], "video_metadata": [_metadata(count)],
+                 "do_sample_frames": False}
+    elif count:
+        media = {"images": images}
+    theirs = processor(text=[chat_text(processor, chat)], return_tensors="pt", **media)
+    ours = encode(processor, chat, images, is_video)
+    assert list(ours.input_ids) == theirs["input_ids"][0].tolist()
+    assert list(ours.token_types) == theirs["mm_token_type_ids"][0].tolist()
+    if count:
+        assert torch.equal(ours.pixel_values, theirs["pixel_values_videos" if is_video else "pixel_values"])
+        assert torch.equal(ours.grid_thw, theirs["video_grid_thw" if is_video else "image_grid_thw"])
+    assert not is_video or theirs["second_per_grid_ts"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("placeholders, message", [(1, "fewer placeholders"), (3, "more placeholders")])
+def test_media_that_disagree_with_the_placeholders_are_refused(processor, placeholders, message):
+    chat = [{"role": "user", "content": [{"type": "image"}] * placeholders + [{"type": "text", "text": "?"}]}]
+    with pytest.raises(ValueError, match=message):
+        encode(processor, chat, [Image.new("RGB", (112, 112))] * 2, False)
 
 
 def test_integers_are_one_token_and_text_survives(processor):
