@@ -37,6 +37,7 @@ from actors.types import Generation, Group
 from actors.weights import shared_memory_folder
 from configs.schema import RunConfig
 from data.types import Prompt
+from models.heap import training_runtime
 from rewards.outcome import Score
 
 #: Calls an async rollout actor takes at a time; beyond it calls queue in Ray, control calls included.
@@ -98,7 +99,9 @@ class StageActors:
         )
         self._learners = [
             ray.remote(Learner)
-            .options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus)
+            .options(
+                num_cpus=learner.num_cpus, num_gpus=learner.num_gpus, runtime_env=training_runtime(learner.num_gpus)
+            )
             .remote(config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
         ]

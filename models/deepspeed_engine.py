@@ -162,7 +162,7 @@ class PolicyEngine:
         bfloat16 = dtypes == {torch.bfloat16}
         clip_here = zero_stage == 0 and not bfloat16
         adamw = torch.optim.AdamW(
-            _optimizer_groups(module, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas
+            _optimizer_groups(module, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, fused=True
         )
         self._clipped_norm: torch.Tensor | None = None
         if clip_here:  # plain data parallelism: DeepSpeed would clip but keep the norm to itself

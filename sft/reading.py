@@ -1,10 +1,11 @@
-"""The steps of a supervised stage, read and packed by a thread while the step before them trains.
+"""The steps of a supervised stage, read and packed, by a thread while the steps before them train.
 
 What holds
     * A step's passes are a function of rows, order, rank and token budget: reading ahead changes nothing but time.
-    * The reader is at most `AHEAD` steps ahead. It alone uses the rows, which remember what they read.
-    * The trainer waits for the reader at the beginning of a step, at most `READ_SECONDS`; an error of the reader is raised
-      there, at the step whose rows it was reading.
+    * The thread is at most `ahead` steps ahead, and it alone uses the rows, which remember what they read. With 0 there
+      is no thread: where a CPU trains it would only take cores (a step of 16 small rows: 0.31 s with it, 0.21 without).
+    * The trainer waits for the thread at the beginning of a step, at most `READ_SECONDS`; an error of the thread is
+      raised there, at the step whose rows it was reading.
 
 A thread and not processes: decoding, resizing and tokenising leave the interpreter free, nothing is forked beside Ray's
 and CUDA's threads, and no batch goes through /dev/shm, which is small in containers.
@@ -21,7 +22,6 @@ from models.packing import PackedBatch, pack
 from models.passes import plan_passes
 from sft.dataset import RowOrder, StageRows
 
-AHEAD = 2
 READ_SECONDS = 600.0
 
 
@@ -49,19 +49,22 @@ class StepReader:
         passes = ((pack([self._rows.tree(rows[piece.tree]) for piece in one.slices]), one.counts) for one in plan)
         return StepRows(len(rows), sum(len(self._rows.target(row)) for row in rows), tuple(passes))
 
-    def steps(self, first: int) -> Iterator[StepRows]:
+    def steps(self, first: int, ahead: int) -> Iterator[StepRows]:
         """The steps from `first` to the last, in order. Errors: those of `read`; TimeoutError."""
-        reader = ThreadPoolExecutor(1, "sft-reader")
+        if ahead == 0:
+            yield from map(self.read, range(first, self._order.steps))
+            return
+        thread = ThreadPoolExecutor(1, "sft-reader")
         try:
-            ahead = deque(reader.submit(self.read, step) for step in range(first, min(first + AHEAD, self._order.steps)))
+            reading = deque(thread.submit(self.read, step) for step in range(first, min(first + ahead, self._order.steps)))
             for step in range(first, self._order.steps):
-                if step + AHEAD < self._order.steps:
-                    ahead.append(reader.submit(self.read, step + AHEAD))
+                if step + ahead < self._order.steps:
+                    reading.append(thread.submit(self.read, step + ahead))
                 try:
-                    yield ahead.popleft().result(READ_SECONDS)
+                    yield reading.popleft().result(READ_SECONDS)
                 except TimeoutError:
                     raise TimeoutError(
                         f"the rows of step {step} were not read within {READ_SECONDS:.0f} s: is the data folder reachable?"
                     ) from None
         finally:
-            reader.shutdown(wait=False, cancel_futures=True)
+            thread.shutdown(wait=False, cancel_futures=True)

@@ -128,17 +128,20 @@ def _fit(task: SFTTask, identity: str) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    on_gpu = task.run.learner.num_gpus > 0
+    from models.heap import training_runtime
+
+    gpus = task.run.learner.num_gpus
     trainer = TorchTrainer(
         train_rank,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=task.config.ranks, use_gpu=on_gpu),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(num_workers=task.config.ranks, use_gpu=gpus > 0),
         run_config=TrainRunConfig(
             name=identity,
             storage_path=str(Path(task.stage_folder) / _WORK),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=0),
+            worker_runtime_env=training_runtime(gpus),
         ),
     )
     try:
@@ -232,7 +235,8 @@ class _RankTrainer:
         """All remaining steps; `keep(step)` after every `checkpoint_steps` and before the end."""
         if self.rank == 0:
             keep_steps(self.metrics, self.first)
-        steps, begun = self.reader.steps(self.first), time.monotonic()
+        steps = self.reader.steps(self.first, ahead=2 if self.task.run.learner.num_gpus else 0)
+        begun = time.monotonic()
         for step, rows in enumerate(steps, self.first):
             waited = time.monotonic() - begun
             record = {"step": step, "steps": self.order.steps, **self.step(rows)}
