@@ -94,6 +94,8 @@ class SFTConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps, whatever the epochs")
     batch_size: int = Field(16, ge=1, description="Rows per optimizer step over all ranks")
     micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank")
+    views_together: int = Field(1, ge=1, description="Most rows with the same views that follow one another: more save passes "
+                                "through the vision tower and mix a step's rows less")
     ranks: int = Field(1, ge=1, description="Data-parallel learner ranks (Ray Train workers)")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     gradient_checkpointing: bool = Field(False)

@@ -3,7 +3,8 @@
 What holds
     * A sample is the rendered prompt and, as its completion, the target text with the token that ends the turn. The
       loss is over completions, so nothing of the prompt (system, question, media) is ever supervised.
-    * Row order is a permutation per epoch drawn from (seed, epoch); batches are cut from the endless sequence, so the
+    * Row order is a permutation per epoch drawn from (seed, epoch), in which rows with the same views may be brought
+      together, so that a step sends them through the vision tower once for several rows; batches are cut from the endless sequence, so the
       rows of step s do not depend on how often the run was interrupted or on the number of ranks.
     * Targets are checked before training starts: a row without a target, or with a media token in it, is refused.
 """
@@ -43,12 +44,13 @@ class TargetError(ValueError):
 class RowOrder:
     """Which rows are in which step. `steps` optimizer steps of at most `batch_size` rows."""
 
-    def __init__(self, rows: int, config: SFTConfig, seed: int) -> None:
-        """ValueError when there is no row."""
-        if rows < 1:
+    def __init__(self, views: Sequence[tuple[str, ...]], config: SFTConfig, seed: int) -> None:
+        """`views`: the media of every row. ValueError when there is no row."""
+        if not views:
             raise ValueError("the stage has no rows")
-        self._rows, self._batch, self._seed = rows, config.batch_size, seed
-        self._total = max(1, round(config.epochs * rows))
+        self._views, self._together = views, config.views_together
+        self._rows, self._batch, self._seed = len(views), config.batch_size, seed
+        self._total = max(1, round(config.epochs * self._rows))
         self.steps = math.ceil(self._total / self._batch)
         if config.max_steps is not None:
             self.steps = min(self.steps, config.max_steps)
@@ -62,8 +64,20 @@ class RowOrder:
     def _permutation(self, epoch: int) -> list[int]:
         if self._epoch[0] != epoch:
             generator = torch.Generator().manual_seed((self._seed << 20) + epoch)
-            self._epoch = (epoch, torch.randperm(self._rows, generator=generator).tolist())
+            self._epoch = (epoch, self._gathered(torch.randperm(self._rows, generator=generator).tolist()))
         return self._epoch[1]
+
+    def _gathered(self, rows: list[int]) -> list[int]:
+        """Every row followed by the next ones with its views, as many as may stand together."""
+        runs: list[list[int]] = []
+        open_runs: dict[tuple[str, ...], list[int]] = {}
+        for row in rows:
+            run = open_runs.get(self._views[row])
+            if run is None or len(run) == self._together:
+                run = open_runs[self._views[row]] = []
+                runs.append(run)
+            run.append(row)
+        return [row for run in runs for row in run]
 
 
 class _ByteCache(Generic[Value]):

@@ -205,7 +205,7 @@ class _RankTrainer:
             self.model.config.vision_config.tokens_per_second,
             text.vocab_size,
         )
-        self.order = RowOrder(len(task.examples), task.config, task.run.seed)
+        self.order = RowOrder([row.media for row in task.examples], task.config, task.run.seed)
         self.reader = StepReader(rows, self.order, rank, ranks, task.config.micro_batch_tokens)
         if task.run.model.lora is not None:
             add_adapters(self.model, task.run.model.lora, task.run.seed)

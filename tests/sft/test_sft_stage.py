@@ -14,12 +14,14 @@ from PIL import Image
 from configs.schema import LearnerConfig, OptimizerConfig, RunConfig, SFTConfig
 from data.types import Box, Example
 from models.forward import PolicyForward
+from models.inputs import MediaError
 from models.loading import load_policy, load_processor
 from models.packing import pack
 from models.passes import TreeSize
 from models.tiny import build_tiny
 from models.tokens import end_token_id
 from sft.dataset import RowOrder, StageRows, TargetError
+from sft.reading import StepReader
 from sft.stage import SFTTask, StageFailed, train_rows
 
 ROWS = 10
@@ -126,13 +128,54 @@ def test_a_row_without_target_or_with_a_media_token_is_refused(base: Path, pictu
 
 def test_the_order_is_a_permutation_per_epoch_and_depends_on_the_seed_only() -> None:
     config = SFTConfig(epochs=2.5, batch_size=4)
-    order = RowOrder(6, config, seed=1)
+    views = [(str(row),) for row in range(6)]
+    order = RowOrder(views, config, seed=1)
     assert order.steps == 4  # 15 rows
     seen = [row for step in range(4) for row in order.batch(step)]
     assert len(seen) == 15 and sorted(seen[:6]) == sorted(seen[6:12]) == list(range(6)) and seen[:6] != seen[6:12]
-    assert RowOrder(6, config, seed=1).batch(3) == tuple(seen[12:])
-    assert [RowOrder(6, config, seed=2).batch(step) for step in range(4)] != [order.batch(step) for step in range(4)]
-    assert RowOrder(6, SFTConfig(epochs=2.5, batch_size=4, max_steps=3), seed=1).steps == 3
+    assert RowOrder(views, config, seed=1).batch(3) == tuple(seen[12:])
+    assert [RowOrder(views, config, seed=2).batch(step) for step in range(4)] != [order.batch(step) for step in range(4)]
+    assert RowOrder(views, SFTConfig(epochs=2.5, batch_size=4, max_steps=3), seed=1).steps == 3
+
+
+def test_rows_with_the_same_views_come_together_as_far_as_asked() -> None:
+    views = [("a",), ("b",), ("a",), ("b",), ("a",), ("c",)]
+    plain = RowOrder(views, SFTConfig(batch_size=6), seed=3).batch(0)
+    pairs = RowOrder(views, SFTConfig(batch_size=6, views_together=2), seed=3).batch(0)
+    assert sorted(pairs) == list(range(6)) and pairs[0] == plain[0]
+    of_a = [place for place, row in enumerate(pairs) if views[row] == ("a",)]
+    of_b = [place for place, row in enumerate(pairs) if views[row] == ("b",)]
+    assert of_a[1] == of_a[0] + 1 and of_b[1] == of_b[0] + 1  # the third "a" stands where it was drawn
+    assert [row for row in pairs if views[row] == ("a",)] == [row for row in plain if views[row] == ("a",)]
+
+
+def reader(base: Path, examples: tuple[Example, ...], budget: int = 256) -> StepReader:
+    rows = StageRows("sft1", examples, load_processor(base))
+    order = RowOrder([row.media for row in examples], SFTConfig(batch_size=4, epochs=1.2), 5)
+    return StepReader(rows, order, 0, 1, budget)
+
+
+def test_steps_read_ahead_are_the_steps_read_when_needed(base: Path, pictures: list[str]) -> None:
+    now, ahead = (list(reader(base, grounding(pictures)).steps(1, ahead)) for ahead in (0, 2))
+    assert len(now) == len(ahead) == 2  # 12 rows, the first four left out
+    for one, other in zip(now, ahead, strict=True):
+        assert (one.samples, one.tokens, len(one.passes)) == (other.samples, other.tokens, len(other.passes))
+        for (mine, _), (theirs, _) in zip(one.passes, other.passes, strict=True):
+            assert torch.equal(mine.input_ids, theirs.input_ids) and torch.equal(mine.pixel_values, theirs.pixel_values)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_an_unreadable_picture_stops_at_its_step(base: Path, pictures: list[str], tmp_path: Path, ahead: int) -> None:
+    examples = list(grounding(pictures))
+    (last,) = set(RowOrder([()] * ROWS, SFTConfig(batch_size=9), 5).batch(1))  # the tenth row of the epoch
+    copy = tmp_path / "gone.png"
+    copy.write_bytes(Path(pictures[0]).read_bytes())
+    examples[last] = Example(**{**vars(examples[last]), "media": (str(copy),)})
+    steps = reader(base, tuple(examples)).steps(0, ahead)
+    copy.unlink()
+    assert [next(steps).samples for _ in range(2)] == [4, 4]
+    with pytest.raises(MediaError, match="gone.png does not exist"):
+        next(steps)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +197,7 @@ def expected_losses(base: Path, one: SFTTask) -> list[float]:
     processor, model = load_processor(base), load_policy(base)
     rows, order, forward = (
         StageRows(one.stage, one.examples, processor),
-        RowOrder(ROWS, one.config, 5),
+        RowOrder([row.media for row in one.examples], one.config, 5),
         PolicyForward(model),
     )
     adamw, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.0), []
@@ -202,7 +245,7 @@ def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resume
         for row in grounding(pictures)
     )
     one = task(base, tmp_path / "two", rows, "sft2", ranks=2, zero_stage=3, gradient_checkpointing=True)
-    order = RowOrder(ROWS, one.config, one.run.seed)
+    order = RowOrder([row.media for row in rows], one.config, one.run.seed)
     victim = next(row for row in order.batch(2) if row not in order.batch(0) + order.batch(1))
     rows = tuple(
         Example(**{**vars(row), "media": (str(late),)}) if index == victim else row for index, row in enumerate(rows)
