@@ -10,11 +10,13 @@ all logits at once.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch
 from benchmarks.measure import arguments, report
 from benchmarks.workloads import NEW_TOKENS, QUESTION, build_model, rows
 from models.forward import PolicyForward
+from models.heap import TRAINING_HEAP
 from models.inputs import Encoded, encode, load_images
 from models.loading import load_policy, load_processor
 from models.packing import Tree, pack
@@ -49,23 +52,25 @@ print((peak() - before) / 1024)
 """
 
 
-def seconds(policy: PolicyForward, trees: list[Tree], steps: int) -> float:
-    """Median seconds of forward and backward of one pass, after one that does not count."""
-    batch, taken = pack(trees), []
-    for _ in range(steps + 1):
-        begun = time.perf_counter()
-        policy(batch).sum().backward()
-        taken.append(time.perf_counter() - begun)
-        policy.zero_grad()
-    return statistics.median(taken[1:])
+def seconds(policy: PolicyForward, forms: Sequence[list[Tree]], steps: int) -> list[float]:
+    """Median seconds of forward and backward of a pass of each form, in turns, after two that do not count."""
+    batches = [pack(trees) for trees in forms]
+    taken: list[list[float]] = [[] for _ in batches]
+    for _ in range(steps + 2):
+        for batch, times in zip(batches, taken, strict=True):
+            begun = time.perf_counter()
+            policy(batch).sum().backward()
+            times.append(time.perf_counter() - begun)
+            policy.zero_grad()
+    return [statistics.median(times[2:]) for times in taken]
 
 
 def group_cost(policy: PolicyForward, encoded: Encoded, size: int, tokens: int, steps: int) -> dict[str, Any]:
     """One group of `size` completions of `tokens` tokens."""
     rng = np.random.default_rng(size)
     completions = [tuple(rng.integers(20, 400, tokens).tolist()) for _ in range(size)]
-    shared = seconds(policy, [Tree(encoded, tuple(completions))], steps)
-    packed = seconds(policy, [Tree(encoded, (completion,)) for completion in completions], steps)
+    forms = [Tree(encoded, tuple(completions))], [Tree(encoded, (completion,)) for completion in completions]
+    shared, packed = seconds(policy, forms, steps)
     return {
         "prompt": len(encoded.input_ids),
         "completions": size,
@@ -87,6 +92,8 @@ def logprob_memory(vocabulary: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0], peer=False).parse_args()
+    if not TRAINING_HEAP.items() <= os.environ.items():  # a learner's process begins with it
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.learner_step", *sys.argv[1:]], os.environ | TRAINING_HEAP)
     torch.set_num_threads(options.threads)
     results: dict[str, Any] = {"group_size": {}, "completion_length": {}}
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,7 @@
 """Attention over a packed pass: who sees whom, and three ways to compute it.
 
-    sdpa    everywhere: prompts as causal batches of similar length, completions against their prompt and themselves
+    sdpa    everywhere: prompts as causal batches of similar length, completions against their prompt and themselves, or,
+            where they are longer than the prompt, as causal batches that carry its queries and keys again
     flex    GPU: one compiled call with a block mask of the same rule
     flash   GPU with flash-attn: one variable-length call; the keys of a prompt are repeated for its completions
 
@@ -24,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration
 
 Attention = Literal["auto", "sdpa", "flex", "flash"]
@@ -45,7 +47,8 @@ class Node:
 @dataclass(frozen=True)
 class CausalBatch:
     """Segments that see only themselves, causally. `index` (B, L) into the pass, padded with a segment's last place;
-    `real` (tokens) picks the places of the flattened batch that are no padding. One segment alone is a slice instead."""
+    `real` (tokens) picks the places of the flattened batch whose results count: neither padding nor a prompt that is
+    there again. One segment alone is a slice instead."""
 
     first: int
     last: int
@@ -98,13 +101,19 @@ class TreeLayout:
 
     @classmethod
     def of(cls, nodes: Sequence[Node]) -> "TreeLayout":
-        """A prompt with one completion is one causal segment; one with several has its completions apart."""
-        segments, branches = [], []
+        """A prompt with one completion is one causal segment. One with several has them apart, masked, if they are short:
+        T (P + T) scores each. From T = P on a causal segment of prompt and completion, of half (P + T)^2, is cheaper, and
+        a fast kernel needs no mask for it."""
+        segments: list[_Segment] = []
+        branches = []
         for node in nodes:
-            alone = len(node.branches) == 1
-            segments.append((node.start, node.length + (node.branches[0] if alone else 0)))
-            if not alone and any(node.branches):
-                branches.append(_branches(node))
+            prompt = torch.arange(node.start, node.start + node.length)
+            if len(node.branches) == 1 or max(node.branches) >= node.length:
+                segments += _continued(prompt, node.branches)
+            else:
+                segments.append(_Segment(prompt))
+                if any(node.branches):
+                    branches.append(_branches(node))
         causal = _causal_batches(segments)
         places = torch.cat([part.places() for part in (*causal, *branches)])
         return cls(tuple(nodes), causal, tuple(branches), places.argsort())
@@ -165,21 +174,45 @@ class TreeLayout:
         return torch.cat(trees), torch.cat(branches)
 
 
-def _causal_batches(segments: Sequence[tuple[int, int]]) -> tuple[CausalBatch, ...]:
+@dataclass(frozen=True)
+class _Segment:
+    """Places of the pass, causal among themselves; the results of the first `skip` come from another segment."""
+
+    places: Tensor
+    skip: int = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def _continued(prompt: Tensor, branches: Sequence[int]) -> list[_Segment]:
+    """The prompt with each of its completions; the first gives the prompt's results too."""
+    ends = torch.tensor(branches).cumsum(0) + int(prompt[-1]) + 1
+    tails = [torch.arange(end - length, end) for end, length in zip(ends.tolist(), branches, strict=True)]
+    again = [_Segment(torch.cat([prompt, tail]), len(prompt)) for tail in tails[1:] if len(tail)]
+    return [_Segment(torch.cat([prompt, tails[0]])), *again]
+
+
+def _causal_batches(segments: Sequence[_Segment]) -> tuple[CausalBatch, ...]:
     batches, group = [], []
-    for start, length in sorted(segments, key=lambda segment: -segment[1]):
-        if group and length < _SIMILAR * group[0][1]:
+    for segment in sorted(segments, key=lambda segment: -len(segment)):
+        if group and len(segment) < _SIMILAR * len(group[0]):
             batches.append(_causal_batch(group))
             group = []
-        group.append((start, length))
+        group.append(segment)
     return (*batches, _causal_batch(group))
 
 
-def _causal_batch(group: Sequence[tuple[int, int]]) -> CausalBatch:
-    if len(group) == 1:
-        return CausalBatch(group[0][0], sum(group[0]), None, None)
-    index, real = _padded(group)
-    return CausalBatch(0, 0, index, real)
+def _causal_batch(group: Sequence[_Segment]) -> CausalBatch:
+    first, last = int(group[0].places[0]), int(group[0].places[-1]) + 1
+    if len(group) == 1 and last - first == len(group[0]) and not group[0].skip:
+        return CausalBatch(first, last, None, None)
+    index = pad_sequence([segment.places for segment in group], batch_first=True)
+    offsets = torch.arange(index.shape[1])
+    lengths, skips = (torch.tensor(values).unsqueeze(1) for values in
+                      ([len(segment) for segment in group], [segment.skip for segment in group]))
+    index = index.where(offsets < lengths, index.gather(1, lengths - 1))
+    return CausalBatch(0, 0, index, ((offsets >= skips) & (offsets < lengths)).flatten().nonzero()[:, 0])
 
 
 def _branches(node: Node) -> Branches:

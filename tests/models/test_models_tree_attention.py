@@ -105,3 +105,9 @@ def test_sliding_windows_are_refused(folder):
     model.model.language_model.config.layer_types[0] = "sliding_attention"
     with pytest.raises(ValueError, match="sliding windows.*use_sliding_window"):
         PolicyForward(model)
+
+
+def test_completions_as_long_as_their_prompt_are_causal_segments_with_it():
+    layout = TreeLayout.of(nodes([(6, (5, 2)), (6, (6, 2, 0))]))
+    assert [len(group.index) for group in layout.branches] == [2]
+    assert sorted(len(batch.places()) for batch in layout.causal) == [6 + 2, 12]  # the two are attended to with their prompt of six
