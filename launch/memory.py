@@ -118,6 +118,9 @@ class Ranks:
     zero_stage: int
     checkpointing: bool
     tokens: int
+    lora_rank: int = 0
+    offload_optimizer: bool = False
+    offload_reference: bool = False
 
 
 def text_layer(shape: ModelShape, size: int) -> int:
@@ -167,12 +170,26 @@ def pass_bytes(shape: ModelShape, size: int, tokens: int, visual: int, checkpoin
     return always + max(head, decoder, tower)
 
 
+def adapter_parameters(shape: ModelShape, rank: int) -> int:
+    """Parameters of LoRA adapters of a rank beside the seven linear maps of every decoder layer (`models.adapters`)."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    sides = 2 * (shape.hidden + queries) + 2 * (shape.hidden + keys) + 3 * (shape.hidden + shape.intermediate)
+    return shape.layers * rank * sides
+
+
 def learner_memory(
     shape: ModelShape, size: int, run: Ranks, *, reference: bool, frozen_eyes: bool, visual_share: float
 ) -> LearnerMemory:
-    """One rank of a supervised stage or of GRPO, by ZeRO stage; `size`: bytes of a weight (2 or 4)."""
-    everything = shape.parameters
-    trained = everything - (shape.vision_parameters if frozen_eyes else 0)
+    """One rank of a supervised stage or of GRPO, by ZeRO stage; `size`: bytes of a weight (2 or 4).
+
+    With adapters the reference is the policy without them. What is offloaded takes nothing here but, the reference, while
+    it is asked, which is before a step's passes.
+    """
+    adapters = adapter_parameters(shape, run.lora_rank) if run.lora_rank else 0
+    everything = shape.parameters + adapters
+    frozen_eyes = frozen_eyes or adapters > 0
+    trained = adapters or everything - (shape.vision_parameters if frozen_eyes else 0)
+    reference_bytes = size * everything if reference and not adapters else 0
     stage, mixed = run.zero_stage, size < 4
     share = -(-trained // run.ranks)
     updated = trained if stage == 0 else share
@@ -180,20 +197,20 @@ def learner_memory(
     gradients = size * {0: trained, 1: trained + share, 2: 2 * share, 3: share}[stage]
     buckets = {0: min(BUCKET, trained) if run.ranks > 1 else 0, 1: BUCKET, 2: BUCKET, 3: 2 * BUCKET}[stage]
     gathered = min(LIVE, everything) if stage == 3 else 0
-    # AdamW makes the roots of the second moments of all it updates at once (torch/optim/adam.py, foreach); the gradient
-    # comes to it in float32, for which only float32 gradients without partitions need no copy.
+    # The gradient comes to AdamW in float32, for which only float32 gradients without partitions need no copy; the fused
+    # update itself has no tensors of its own.
     at_once = min(updated, SUB_GROUP) if stage == 3 else updated
-    step = at_once * (4 + (0 if stage == 0 and not mixed else 4))
+    step = 0 if run.offload_optimizer else at_once * (0 if stage == 0 and not mixed else 4)
     return LearnerMemory(
         weights=size * (everything if stage < 3 else -(-everything // run.ranks)),
-        reference=size * everything if reference else 0,
+        reference=0 if run.offload_reference else reference_bytes,
         gradients=gradients,
-        optimizer=master + 8 * updated,
+        optimizer=0 if run.offload_optimizer else master + 8 * updated,
         buffers=size * (buckets + gathered),
         activations=pass_bytes(
             shape, size, run.tokens, int(run.tokens * visual_share), run.checkpointing, frozen_eyes
         ),
-        step=step,
+        step=max(step, reference_bytes) if run.offload_reference else step,
     )
 
 
@@ -231,16 +248,18 @@ def _lines(config: RunConfig, shape: ModelShape, device: int, visual_share: floa
         raise EstimateError(f"learner.num_gpus is {learner.num_gpus:g}: the estimate is for one whole GPU per rank")
     if learner.num_gpus == 0:
         raise EstimateError("the run uses no GPU (learner.num_gpus and rollout.num_gpus are 0): nothing to estimate")
-    frozen = config.model.freeze_vision
+    frozen, lora_rank = config.model.freeze_vision, config.model.lora.rank if config.model.lora else 0
     for stage in config.stages:
         if stage != "grpo":
             section = sft_section(config, stage)
-            run = Ranks(section.ranks, section.zero_stage, section.gradient_checkpointing, section.micro_batch_tokens)
+            run = Ranks(section.ranks, section.zero_stage, section.gradient_checkpointing, section.micro_batch_tokens,
+                        lora_rank, section.optimizer.offload)
             memory = learner_memory(shape, size, run, reference=False, frozen_eyes=frozen, visual_share=visual_share)
             yield Line(stage, run.ranks, memory, memory.total <= device)
             continue
         tokens = max(learner.micro_batch_tokens, rollout.max_model_len)
-        run = Ranks(learner.ranks, learner.zero_stage, learner.gradient_checkpointing, tokens)
+        run = Ranks(learner.ranks, learner.zero_stage, learner.gradient_checkpointing, tokens,
+                    lora_rank, learner.optimizer.offload, learner.offload_reference)
         reference = config.grpo.kl.coef > 0
         memory = learner_memory(shape, size, run, reference=reference, frozen_eyes=frozen, visual_share=visual_share)
         yield Line(stage, run.ranks, memory, memory.total <= device)

@@ -46,6 +46,7 @@ def check(config: RunConfig, capacity: Capacity, run_folder: Path) -> None:
     """Raises PreflightError with every problem found."""
     problems = [
         *model_problems(config),
+        *attention_problems(config),
         *data_problems(config),
         *reward_problems(config),
         *resource_problems(config, capacity),
@@ -65,6 +66,16 @@ def model_problems(config: RunConfig) -> Iterator[Problem]:
     except ModelFolderError as error:
         what, _, remedy = str(error).rpartition("; ")
         yield Problem(what, "model.path", remedy)
+
+
+def attention_problems(config: RunConfig) -> Iterator[Problem]:
+    """Forms of attention that cannot train where the learner runs; whether flash-attn is there, only its machine knows."""
+    model, on_gpu = config.model, config.learner.num_gpus > 0
+    remedy = "set it to auto, which takes the fastest that runs"
+    if model.attention == "flash" and not (on_gpu and model.dtype == "bfloat16"):
+        yield Problem("flash attention needs a GPU (learner.num_gpus) and model.dtype bfloat16", "model.attention", remedy)
+    if model.attention == "flex" and not on_gpu:
+        yield Problem("flex attention has no backward pass on a CPU", "model.attention", remedy)
 
 
 def reward_problems(config: RunConfig) -> Iterator[Problem]:

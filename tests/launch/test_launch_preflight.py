@@ -12,6 +12,7 @@ from launch import preflight
 from launch.data_checks import check_rows, data_problems
 from launch.preflight import (
     Capacity,
+    attention_problems,
     check,
     hosting_nodes,
     model_problems,
@@ -194,6 +195,15 @@ def test_rows_with_more_pictures_than_the_engine_takes(data_folder, model_folder
 )
 def test_rooms_that_cannot_be_built_or_asked(rooms, where):
     assert [problem.where for problem in data_problems(config(data={"rooms": rooms}))] == where
+
+
+@pytest.mark.parametrize("attention, dtype, gpus, count", [
+    ("auto", "float32", 0, 0), ("sdpa", "float32", 0, 0), ("flex", "float32", 0, 1), ("flex", "float32", 1, 0),
+    ("flash", "bfloat16", 0, 1), ("flash", "float32", 1, 1), ("flash", "bfloat16", 1, 0),
+])
+def test_attention_that_cannot_train_here(attention, dtype, gpus, count):
+    found = [*attention_problems(config(model={"attention": attention, "dtype": dtype}, learner={"num_gpus": gpus}))]
+    assert [problem.where for problem in found] == ["model.attention"] * count
 
 
 def test_rewards_that_load_pass(tmp_path):
