@@ -129,7 +129,7 @@ class Learner:
             return None
         if model.lora is not None:
             return PolicyWithoutAdapters(self._engine)
-        frozen = load_policy(self._base, model.dtype)
+        frozen = load_policy(self._base, model.dtype, str(self._device))
         return OwnReference(PolicyForward(frozen, model.attention), self._device, self._config.learner.offload_reference)
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
@@ -200,8 +200,8 @@ class Learner:
     @torch.no_grad()
     def _prepare(self, passes: Sequence[LearnerPass], diverges: bool) -> None:
         """What does not change within a step: visual tokens of a frozen tower; log-probs of the reference, if `diverges`."""
-        asleep = self._reference is None or not (diverges or self._shares_eyes)
-        with nullcontext() if asleep else self._reference.awake() as reference:
+        needed = diverges or (self._shares_eyes and self._config.learner.zero_stage == 3)
+        with self._reference.awake() if needed and self._reference is not None else nullcontext() as reference:
             for one in passes:
                 batch = one.batch.to(self._device)
                 if self._shares_eyes and one.pictures:

@@ -1,7 +1,7 @@
 """The frozen policy that GRPO diverges from: the base of the stage, as a model of its own or as the policy without adapters.
 
 What holds
-    * It never changes, so a step asks it once for all its passes, before the first update, and keeps what it says.
+    * It never changes, so a step asks it for all its passes before the first update, and keeps what it says.
     * With `offload` its weights are on the device only while it is asked.
     * Without a model of its own, asking is collective where the policy is sharded: every rank has as many passes.
 """
@@ -21,11 +21,12 @@ Forward = Callable[..., torch.Tensor]
 
 
 class OwnReference:
-    """A second model on `device`, or waiting on the CPU."""
+    """A second model. It comes on `device`, for which it has chosen its attention, and waits there or on the CPU."""
 
     def __init__(self, forward: PolicyForward, device: torch.device, offload: bool) -> None:
         self._forward = forward.eval().requires_grad_(False)
         self._device, self._offload = device, offload
+        self._rest()
 
     @contextmanager
     def awake(self) -> Iterator[Forward]:
@@ -34,8 +35,11 @@ class OwnReference:
         try:
             yield self._forward
         finally:
-            if self._offload:
-                self._forward.to("cpu")
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._offload:
+            self._forward.to("cpu")
 
 
 class PolicyWithoutAdapters:

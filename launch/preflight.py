@@ -24,6 +24,7 @@ from launch.problems import PreflightError, Problem
 REWARD_SECONDS = 60.0
 REFUSED = 2  # exit code of `rewards.contract`
 FREE_MARGIN = 1 << 30  # bytes kept free beside the estimate
+LORA_LR = 1e-5  # below, tens of steps move a weight by less than bfloat16 resolves
 COPIES_PER_STAGE = 5  # model, optimizer state in float32 (master, two moments), and one spare while replacing
 
 
@@ -125,6 +126,16 @@ def remarks(config: RunConfig) -> Iterator[str]:
             f"evaluation.max_new_tokens ({asked}) is below grpo.sampling.max_new_tokens ({allowed}): held-out answers of a "
             "length that training allows are cut and count as wrong"
         )
+
+
+    if config.model.lora is not None and config.model.dtype == "bfloat16":
+        rates = {f"{stage}.optimizer.lr": sft_section(config, stage).optimizer.lr for stage in config.stages if stage != "grpo"}
+        rates |= {"learner.optimizer.lr": config.learner.optimizer.lr} if "grpo" in config.stages else {}
+        if low := [f"{key} ({rate:g})" for key, rate in rates.items() if rate < LORA_LR]:
+            yield (
+                f"{', '.join(low)} is low for model.lora in bfloat16: adapters are added to the weights when these are published "
+                f"or saved, and what is less than their rounding is lost; adapters are usually trained at {LORA_LR:g} or more"
+            )
 
 
 def node_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:

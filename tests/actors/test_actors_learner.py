@@ -207,6 +207,7 @@ def rank_main(
     """Two steps, a checkpoint, a new learner from it, the third step; version, log-probs and model are left behind."""
     first = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
     first.start("127.0.0.1", port)
+    assert bool(first._engine.engine.zero_offload_optimizer()) == (way == "offload")
     metrics = [first.step(batch) for _ in range(2)]
     first.save(f"{folder}/checkpoint")
     again = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
@@ -252,7 +253,7 @@ def worked(scene):
 
 
 WAYS = [(1, 0, "full"), (2, 0, "full"), (2, 1, "full"), (2, 2, "full"), (2, 3, "full")]
-WAYS += [(1, 0, "lora"), (2, 3, "lora"), (2, 1, "offload"), (2, 2, "offload"), (2, 3, "offload")]
+WAYS += [(1, 0, "lora"), (2, 2, "lora"), (2, 3, "lora"), (2, 1, "offload"), (2, 2, "offload"), (2, 3, "offload")]
 
 
 @pytest.mark.parametrize("ranks, stage, way", WAYS)
@@ -288,6 +289,16 @@ def test_the_step_is_the_mathematics_row_by_row(scene, worked, ranks: int, stage
     assert all(torch.equal(exported[name], tensor) for name, tensor in result["weights"].items())
     load_processor(tmp_path / "hf")
     check_penalties(batch.groups, penalties)
+
+
+def test_the_reference_chooses_its_attention_on_the_learners_device(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("actors.learner.load_policy", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("actors.learner.PolicyForward", lambda model, attention: torch.nn.Module())
+    learner = Learner(config(1, 0), "base", "stage", 0, 1, STEPS)
+    learner._device = torch.device("cuda:0")
+    learner._load_reference()
+    assert asked == [("base", "float32", "cuda:0")]
 
 
 def test_the_small_passes_hold_the_hard_cases(scene) -> None:

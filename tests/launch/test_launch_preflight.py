@@ -271,6 +271,12 @@ def test_an_evaluation_shorter_than_training_is_remarked(stage, count):
     assert not list(remarks(config(stages=[stage], **short | {"evaluation": {"max_new_tokens": 100}})))
 
 
+@pytest.mark.parametrize("dtype, rate, count", [("bfloat16", 1e-6, 1), ("bfloat16", 1e-4, 0), ("float32", 1e-6, 0)])
+def test_adapters_too_slow_for_their_type_are_remarked(dtype, rate, count):
+    settings = config(model={"dtype": dtype, "lora": {}}, stages=["grpo"], learner={"optimizer": {"lr": rate}})
+    assert sum("learner.optimizer.lr" in line for line in remarks(settings)) == count
+
+
 def test_demand_is_the_sum_of_what_runs_at_the_same_time():
     settings = config(
         rollout={"workers": 3, "num_cpus": 0.5},

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2_5_VLForConditionalGeneration
 
-from configs.schema import LearnerConfig, OptimizerConfig, RunConfig, SFTConfig
+from configs.schema import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig, RunConfig, SFTConfig
 from data.types import Box, Example
+from models.adapters import add_adapters, merged
 from models.forward import PolicyForward
 from models.inputs import MediaError
 from models.loading import load_policy, load_processor
@@ -192,9 +195,9 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def expected_losses(base: Path, one: SFTTask) -> list[float]:
-    """The stage in plain torch: whole batches, AdamW, the cosine schedule with warm-up written out."""
-    processor, model = load_processor(base), load_policy(base)
+def expected_losses(base: Path, one: SFTTask, model: Qwen2_5_VLForConditionalGeneration | None = None) -> list[float]:
+    """The stage in plain torch: whole batches, AdamW, the cosine schedule with warm-up written out. `model` is trained."""
+    processor, model = load_processor(base), model or load_policy(base)
     rows, order, forward = (
         StageRows(one.stage, one.examples, processor),
         RowOrder([row.media for row in one.examples], one.config, 5),
@@ -233,6 +236,23 @@ def test_a_stage_trains_like_plain_torch_resumes_and_leaves_a_model(
     before = (tmp_path / "one" / "metrics.jsonl").stat().st_mtime_ns
     train_rows(one, lines.append)
     assert lines[-1] == "sft1: already trained" and (tmp_path / "one" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.engine
+def test_adapters_train_and_leave_a_plain_model(base: Path, pictures: list[str], tmp_path: Path, cluster) -> None:
+    lora = LoraConfig(rank=4, alpha=64.0)
+    one = task(base, tmp_path / "lora", grounding(pictures), gradient_checkpointing=True)
+    one = replace(one, run=RunConfig(seed=5, learner=LearnerConfig(threads=1), model=ModelConfig(lora=lora)))
+    folder = train_rows(one, lambda line: None)
+    plain = load_policy(base)
+    add_adapters(plain, lora, seed=5)
+    expected = expected_losses(base, one, plain)
+    assert [record["loss"] for record in records(tmp_path / "lora")] == pytest.approx(expected, abs=1e-4)
+    trained, wanted, start = (load_policy(folder).state_dict(), merged(plain.state_dict(), lora), load_policy(base).state_dict())
+    assert trained.keys() == start.keys()
+    moved = [name for name in start if not torch.equal(trained[name], start[name])]
+    assert moved and all(".language_model.layers." in name and name.endswith("_proj.weight") for name in moved)
+    assert max(float((trained[name] - wanted[name]).abs().max()) for name in moved) < 1e-4
 
 
 @pytest.mark.engine
