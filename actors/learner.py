@@ -37,7 +37,7 @@ from grpo.losses import LossSettings, token_loss
 from grpo.objectives import Objective
 from grpo.stats import TokenStats, token_stats
 from models.adapters import add_adapters, merged
-from models.deepspeed_engine import PolicyEngine, free_port, set_rank_environment
+from models.deepspeed_engine import PolicyEngine, free_port, leave_process_group, set_rank_environment
 from models.forward import PolicyForward
 from models.inputs import Encoded, encode, load_images
 from models.loading import load_policy, load_processor, save_policy
@@ -299,9 +299,10 @@ class Learner:
             save_policy(self._model, self._base, folder, weights)
 
     def close(self) -> None:
-        """Remove the published weights."""
+        """Remove the published weights and leave the other ranks."""
         if self._store is not None:
             self._store.close()
+        leave_process_group()
 
 
 def _pictures(prompt: Prompt) -> int:

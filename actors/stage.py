@@ -270,7 +270,7 @@ class StageActors:
     def close(self) -> None:
         """Ask every actor to end what it owns, then kill it; removes the published weights. Dead ones are no error."""
         farewells = [worker.stop.remote() for worker in self._workers]
-        farewells += [self._reward.close.remote(), self._learners[0].close.remote()]
+        farewells += [self._reward.close.remote(), *(learner.close.remote() for learner in self._learners)]
         ray.wait(farewells, num_returns=len(farewells), timeout=STOP_SECONDS)
         for actor in (*self._workers, self._reward, *self._learners):
             ray.kill(actor)

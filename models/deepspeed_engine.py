@@ -72,6 +72,15 @@ def join_process_group(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
+def leave_process_group() -> None:
+    """End torch's process groups, if this process is in any.
+
+    A process that exits while gloo's threads still hold tensors is aborted: they free them in a dying interpreter.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

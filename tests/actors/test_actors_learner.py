@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
@@ -229,6 +230,7 @@ def rank_main(
         again.release_before(4)
         assert not Path(version.path).exists()
     again.close()
+    assert not dist.is_initialized()  # else gloo's threads may abort the process as it exits
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,13 @@ import torch
 import torch.multiprocessing as mp
 
 from configs.schema import OptimizerConfig
-from models.deepspeed_engine import PolicyEngine, free_port, learning_rate_factor, set_rank_environment
+from models.deepspeed_engine import (
+    PolicyEngine,
+    free_port,
+    leave_process_group,
+    learning_rate_factor,
+    set_rank_environment,
+)
 
 OPTIMIZER = OptimizerConfig(lr=1e-2, schedule="cosine", warmup_ratio=0.25, weight_decay=0.1, max_grad_norm=0.5)
 STEPS, ROWS = 4, 6
@@ -105,6 +111,7 @@ def all_stages(rank: int, world: int, port: int, folder: str) -> None:
             fresh.load(Path(folder) / "elsewhere", "half")
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
+    leave_process_group()
 
 
 @pytest.mark.engine
@@ -148,3 +155,4 @@ def _refusals(_rank: int, port: int) -> None:
     mixed.model.norm.to(torch.bfloat16)
     with pytest.raises(ValueError, match="float32"):
         PolicyEngine(mixed, OPTIMIZER, 0, STEPS)
+    leave_process_group()
