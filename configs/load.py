@@ -121,8 +121,25 @@ def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
     """All dotted keys of the schema, sections included."""
     for name, info in model.model_fields.items():
         yield prefix + name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from valid_keys(info.annotation, f"{prefix}{name}.")
+        if section := _section(info.annotation):
+            yield from valid_keys(section, f"{prefix}{name}.")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section an annotation allows, alone or beside None."""
+    for choice in (annotation, *get_args(annotation)):
+        if isinstance(choice, type) and issubclass(choice, BaseModel):
+            return choice
+    return None
+
+
+def _annotation(key: str) -> Any:
+    """What the schema allows for a dotted key; list positions in it are passed over."""
+    annotation: Any = RunConfig
+    for part in key.split("."):
+        if section := _section(annotation):
+            annotation = section.model_fields[part].annotation
+    return annotation
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -250,14 +267,18 @@ def _validate(tree: _Tree, file: str) -> tuple[RunConfig | None, list[Problem]]:
 
 def _problem(item: Mapping[str, Any], tree: _Tree, file: str) -> Problem:
     key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "value_error":  # a validator of ours that looks at several keys
-        key = key or "stages"
-        return Problem(tree.where(key, file), key, str(item["ctx"]["error"]))
+    if item["type"] == "value_error":  # a validator of ours that looks at several keys; one of the whole names the key itself
+        reason = str(item["ctx"]["error"])
+        if not key:
+            key, _, reason = reason.partition(": ")
+        return Problem(tree.where(key, file), key, reason)
     where = tree.where(key, file)
     if item["type"] == "extra_forbidden":
         return Problem(where, key, "unknown key", nearest_key(key))
     value = item["input"]
     reason = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {_shown(value)}"
+    if item["type"] == "model_type":
+        reason = f"must be a section{_example(key)}, got {_shown(value)}"
     nearest = None
     if item["type"] == "literal_error" and isinstance(value, str):
         nearest = next(iter(difflib.get_close_matches(value, _choices(key), 1, 0.4)), None)
@@ -281,18 +302,22 @@ def nearest_key(key: str) -> str | None:
 
 def _choices(key: str) -> list[str]:
     """Values a key accepts, where the schema lists them."""
-    annotation: Any = RunConfig
-    for part in key.split("."):
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            annotation = annotation.model_fields[part].annotation
+    annotation = _annotation(key)
     while get_origin(annotation) not in (None, Literal):
         annotation = get_args(annotation)[0]
     return [str(choice) for choice in get_args(annotation)]
 
 
+def _example(key: str) -> str:
+    """The first settings of a section with their defaults, as YAML."""
+    section = _section(_annotation(key))
+    defaults = section().model_dump(mode="json") if section else {}
+    return f" like {yaml.safe_dump(dict(list(defaults.items())[:2]), default_flow_style=True, sort_keys=False).strip()}" if defaults else ""
+
+
 def _nearest_file(path: Path) -> str | None:
     names = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, 1, 0.4)
+    close = difflib.get_close_matches(path.name, names, 1, 0.6)
     return str(path.parent / close[0]) if close else None
 
 

@@ -281,5 +281,16 @@ class RunConfig(Section):
     def _stages_in_order(self) -> "RunConfig":
         order = [STAGES.index(stage) for stage in self.stages]
         if order != sorted(set(order)) or not order:
-            raise ValueError(f"stages must be a non-empty selection of {', '.join(STAGES)} in that order, got {', '.join(self.stages)}")
+            raise ValueError(f"stages: must be a non-empty selection of {', '.join(STAGES)} in that order, got {', '.join(self.stages)}")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_leave_room_for_prompts(self) -> "RunConfig":
+        limits = {"evaluation.max_new_tokens": self.evaluation.max_new_tokens}
+        if "grpo" in self.stages:
+            limits["grpo.sampling.max_new_tokens"] = self.grpo.sampling.max_new_tokens
+        for key, tokens in limits.items():
+            if tokens >= self.rollout.max_model_len:
+                raise ValueError(f"{key}: {tokens} tokens leave no room for a prompt in the engine's "
+                                 f"rollout.max_model_len of {self.rollout.max_model_len}")
         return self

@@ -68,6 +68,12 @@ def _source_problems(folder: Path) -> Iterator[Problem]:
 def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
     from data.reading import DataError, check_media, load_split
 
+    if not folder.is_dir():
+        yield Problem(
+            f"{folder} is no folder", "data.path",
+            "correct it (a relative path starts at the current directory, or at LADDER_HOME), or build one with `ladder data build`",
+        )
+        return
     splits = {}
     for split in SPLITS:
         try:

@@ -28,7 +28,7 @@ four patches, and no two trees share a picture. An engine's largest step has ENG
 
 Not counted, and what MARGIN is for: CUDA context, NCCL, workspaces of kernels, fragmentation. Not counted at all: start-up
 peaks, the pictures of a rank's other passes (19 KB per visual token), prompts repeated as keys (flash) and keys repeated
-for all heads (`attention: sdpa`), CUDA graphs, memory of the CPU.
+for all heads (`attention: sdpa`), CUDA graphs.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from pathlib import Path
 from configs.load import ConfigError, load_config
 from configs.schema import RunConfig, StageName
 from launch.places import input_path, home
-from launch.preflight import sft_section
+from launch.preflight import remarks, sft_section
 from models.loading import DTYPES, ModelFolderError
 from models.shapes import PUBLISHED, ModelShape, folder_config, meta_model, shape_of
-from models.token_logprobs import CHUNK_LOGITS
+from models.token_logprobs import CHUNK_LOGITS, CHUNK_PRODUCT
 
 GIB = 1 << 30
 #: What torch reports as a device's memory, rounded down.
@@ -65,7 +65,8 @@ class EstimateError(ValueError):
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """Bytes on the GPU of one rank. `activations`: the peak of a pass; `step`: what the optimizer's step adds."""
+    """Bytes on the GPU of one rank. `activations`: the peak of a pass; `step`: what the optimizer's step adds; `host`: bytes of
+    what is offloaded, in the memory of its machine."""
 
     weights: int
     reference: int
@@ -74,6 +75,7 @@ class LearnerMemory:
     buffers: int
     activations: int
     step: int
+    host: int
 
     @property
     def total(self) -> int:
@@ -161,7 +163,9 @@ def pass_bytes(shape: ModelShape, size: int, tokens: int, visual: int, checkpoin
 
     final = tokens * ((4 + 2 * size) * shape.hidden + 4) + 2 * size * tokens * shape.hidden
     logits = min(CHUNK_LOGITS, tokens * shape.vocab)
-    head = text_kept + final + 4 * matrix + max(size * matrix + (4 + size) * logits, 2 * (4 + size) * logits)
+    product, copied = (CHUNK_PRODUCT * size, size * matrix) if size < 4 else (0, 0)
+    backward = 4 * matrix + max((4 + size) * logits + product, copied)
+    head = text_kept + final + max(backward, 2 * (4 + size) * logits)
     inner = tokens * size * (2 * shape.intermediate + shape.hidden) + size * shape.hidden * shape.intermediate
     decoder = text_kept + waiting + inner + (layer if checkpointing else 0)
     inner = patches * size * (2 * shape.vision_intermediate + shape.vision_hidden)
@@ -183,7 +187,8 @@ def learner_memory(
     """One rank of a supervised stage or of GRPO, by ZeRO stage; `size`: bytes of a weight (2 or 4).
 
     With adapters the reference is the policy without them. What is offloaded takes nothing here but, the reference, while
-    it is asked, which is before a step's passes.
+    it is asked, which is before a step's passes. On its machine an offloaded optimizer has master weights, gradient and two
+    moments in float32.
     """
     adapters = adapter_parameters(shape, run.lora_rank) if run.lora_rank else 0
     everything = shape.parameters + adapters
@@ -211,6 +216,7 @@ def learner_memory(
             shape, size, run.tokens, int(run.tokens * visual_share), run.checkpointing, frozen_eyes
         ),
         step=max(step, reference_bytes) if run.offload_reference else step,
+        host=16 * updated * run.offload_optimizer + reference_bytes * run.offload_reference,
     )
 
 
@@ -282,7 +288,8 @@ def table(lines: Sequence[Line], config: RunConfig) -> str:
         if isinstance(memory, LearnerMemory):
             values = (memory.weights, memory.reference, memory.gradients, memory.optimizer, memory.buffers,
                       memory.activations, memory.step, memory.total)
-            learners.append(start + "".join(f"{value / GIB:12.2f}" for value in values) + f"  {fits}")
+            host = f"  and {memory.host / GIB:.2f} GiB of its machine per GPU" if memory.host else ""
+            learners.append(start + "".join(f"{value / GIB:12.2f}" for value in values) + f"  {fits}{host}")
         else:
             values = (memory.weights, memory.workspace, memory.cache, memory.budget)
             whole = memory.cache_tokens // config.rollout.max_model_len
@@ -317,6 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{config.name} on {options.gpu} ({device / GIB:.1f} GiB), {name}: {shape.parameters:,} parameters in "
           f"{config.model.dtype}; GiB per GPU\n\n{table(lines, config)}")
+    for remark in remarks(config):
+        print(f"note: {remark}")
     return 0 if all(line.fits for line in lines) else 1
 
 

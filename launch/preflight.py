@@ -126,8 +126,6 @@ def remarks(config: RunConfig) -> Iterator[str]:
             f"evaluation.max_new_tokens ({asked}) is below grpo.sampling.max_new_tokens ({allowed}): held-out answers of a "
             "length that training allows are cut and count as wrong"
         )
-
-
     if config.model.lora is not None and config.model.dtype == "bfloat16":
         rates = {f"{stage}.optimizer.lr": sft_section(config, stage).optimizer.lr for stage in config.stages if stage != "grpo"}
         rates |= {"learner.optimizer.lr": config.learner.optimizer.lr} if "grpo" in config.stages else {}

@@ -74,6 +74,7 @@ def _measure(config: RunConfig, only: Sequence[StageName], say: Progress) -> Run
             say(f"note: {remark}")
         folder = RunFolder.open(config, path)
         with folder.locked():
+            folder.write_settings()
             evaluators = rooms.evaluators(resolved, path, say)
             try:
                 _climb(folder, resolved, tuple(only) or config.stages, evaluators, say)

@@ -54,7 +54,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, config: RunConfig, path: Path) -> RunFolder:
-        """Creates the folder with its config.yaml, or takes up an existing one made with the same settings.
+        """Creates the folder with its config.yaml, or takes up an existing one made with the same settings, as it is.
 
         Raises RunFolderError, with the differences, when the folder belongs to other settings.
         """
@@ -72,9 +72,15 @@ class RunFolder:
                 f"{path} exists, is not empty and holds no {CONFIG}: not a run folder. Choose another --name."
             )
         path.mkdir(parents=True, exist_ok=True)
-        if not written.exists() or written.read_text(encoding="utf-8") != effective_yaml(config):
-            write_text(written, effective_yaml(config))
-        return cls(path, config)
+        folder = cls(path, config)
+        if not written.exists():
+            folder.write_settings()
+        return folder
+
+    def write_settings(self) -> None:
+        """config.yaml as this start has it: settings that decide no result may be new. Call it `locked`."""
+        if not (self.path / CONFIG).exists() or (self.path / CONFIG).read_text(encoding="utf-8") != effective_yaml(self.config):
+            write_text(self.path / CONFIG, effective_yaml(self.config))
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:

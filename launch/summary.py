@@ -70,8 +70,8 @@ def results_table(summary: dict[str, Any]) -> str:
 
 def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     before, after, interval = record["before"], record["after"], record.get("ci95")
-    shown = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "-"
-    return f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", shown, str(record["n"])
+    shown = f"[{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else "-"
+    return f"{before:.3f}", f"{after:.3f}", f"{after - before:+z.3f}", shown, str(record["n"])
 
 
 def _cpu_model() -> str:

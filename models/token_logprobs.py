@@ -16,6 +16,8 @@ from torch import Tensor
 
 #: Logits alive at the same time: 128 MiB of float32.
 CHUNK_LOGITS = 1 << 25
+#: Elements of a product that are alive before they are added in another type: 16 MiB of bfloat16.
+CHUNK_PRODUCT = 1 << 23
 
 
 def token_logprobs(hidden_N_H: Tensor, weight_V_H: Tensor, targets_N: Tensor, temperature: float, banned: Tensor) -> Tensor:
@@ -56,8 +58,19 @@ class _TokenLogProbs(torch.autograd.Function):
             if to_hidden:
                 hidden_gradient[part] = slope @ weight_V_H
             if to_weight:
-                weight_gradient += slope.T @ hidden_N_H[part]
+                _add_product(weight_gradient, slope, hidden_N_H[part])
+            del logits, slope  # before the gradient is copied to the weights' type
         return hidden_gradient, weight_gradient.to(weight_V_H.dtype) if to_weight else None, None, None, None
+
+
+def _add_product(total_V_H: Tensor, slope_N_V: Tensor, hidden_N_H: Tensor) -> None:
+    """total += slope.T @ hidden, whose product is never whole beside the total."""
+    if slope_N_V.dtype == total_V_H.dtype:
+        total_V_H.addmm_(slope_N_V.T, hidden_N_H)
+        return
+    rows = max(1, CHUNK_PRODUCT // total_V_H.shape[1])
+    for start in range(0, len(total_V_H), rows):
+        total_V_H[start : start + rows] += slope_N_V[:, start : start + rows].T @ hidden_N_H
 
 
 def _logits(hidden: Tensor, weight_V_H: Tensor, temperature: float, banned: Tensor) -> Tensor:

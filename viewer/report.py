@@ -118,7 +118,7 @@ def _result_cells(metric: str, record: dict) -> str:
     mark = ""
     if _interval(ci):
         mark = "up" if ci[0] > 0 else "down" if ci[1] < 0 else ""
-    shown = "–" if difference is None else f"{difference:+.3f}"
+    shown = "–" if difference is None else f"{difference:+z.3f}"
     rows = _number(record.get("n"))
     return (
         f"<td>{escape(metric.replace('_', ' '))}</td>"
@@ -140,7 +140,7 @@ def _interval(ci: object) -> bool:
 def _brackets(ci: object, signed: bool = False) -> str:
     if not _interval(ci):
         return ""
-    low, high = (f"{bound:+.3f}" if signed else f"{bound:.3f}" for bound in ci)
+    low, high = (f"{bound:+z.3f}" if signed else f"{bound:.3f}" for bound in ci)
     return f"<small>[{low}, {high}]</small>"
 
 

@@ -202,10 +202,29 @@ def check_penalties(groups: tuple[TrainGroup, ...], penalties: list[list[float]]
         assert lost == pytest.approx([KL * k * len(ids) for k, ids in zip(k3, group.completion_ids, strict=True)], rel=1e-3)
 
 
-def rank_main(
+#: (ZeRO stage, way) of one and of two ranks.
+WAYS = {
+    1: [(0, "full"), (0, "lora")],
+    2: [(0, "full"), (1, "full"), (2, "full"), (3, "full"), (2, "lora"), (3, "lora"),
+        (1, "offload"), (2, "offload"), (3, "offload")],
+}
+
+
+def rank_main(rank: int, ranks: int, port: int, base: str, folder: str, batch: TrainBatch) -> None:
+    """Every way in one process, whose start takes longer than what it computes."""
+    learners = [three_steps(rank, ranks, stage, way, port, base, f"{folder}/{stage}-{way}", batch) for stage, way in WAYS[ranks]]
+    if ranks == 1:
+        learners += [inner_epochs(port, base, f"{folder}/frozen-{frozen}", batch, frozen) for frozen in (False, True)]
+    for learner in learners:
+        learner.close()
+    assert not dist.is_initialized()  # else gloo's threads may abort the process as it exits
+
+
+def three_steps(
     rank: int, ranks: int, stage: int, way: str, port: int, base: str, folder: str, batch: TrainBatch
-) -> None:
+) -> Learner:
     """Two steps, a checkpoint, a new learner from it, the third step; version, log-probs and model are left behind."""
+    Path(folder).mkdir(exist_ok=True)
     first = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
     first.start("127.0.0.1", port)
     assert bool(first._engine.engine.zero_offload_optimizer()) == (way == "offload")
@@ -229,8 +248,16 @@ def rank_main(
         torch.save({"logprobs": logprobs, "weights": weights}, f"{folder}/result.pt")
         again.release_before(4)
         assert not Path(version.path).exists()
-    again.close()
-    assert not dist.is_initialized()  # else gloo's threads may abort the process as it exits
+    return again
+
+
+def inner_epochs(port: int, base: str, folder: str, batch: TrainBatch, frozen: bool) -> Learner:
+    Path(folder).mkdir()
+    learner = Learner(config(1, 0, epochs=3, freeze_vision=frozen), base, folder, 0, 1, STEPS)
+    learner.start("127.0.0.1", port)
+    metrics = [learner.step(batch) for _ in range(2)]
+    torch.save((metrics, learner.penalties(shifted(batch.groups))), f"{folder}/metrics.pt")
+    return learner
 
 
 @pytest.fixture(scope="module")
@@ -254,18 +281,28 @@ def worked(scene):
     return work
 
 
-WAYS = [(1, 0, "full"), (2, 0, "full"), (2, 1, "full"), (2, 2, "full"), (2, 3, "full")]
-WAYS += [(1, 0, "lora"), (2, 2, "lora"), (2, 3, "lora"), (2, 1, "offload"), (2, 2, "offload"), (2, 3, "offload")]
+@pytest.fixture(scope="module")
+def trained(scene, tmp_path_factory: pytest.TempPathFactory):
+    """The folder of what so many ranks left behind."""
+    base, batch = scene
+
+    @cache
+    def train(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        mp.spawn(rank_main, args=(ranks, free_port(), str(base), str(folder), batch), nprocs=ranks)
+        return folder
+
+    return train
 
 
-@pytest.mark.parametrize("ranks, stage, way", WAYS)
-def test_the_step_is_the_mathematics_row_by_row(scene, worked, ranks: int, stage: int, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks, stage, way", [(ranks, *way) for ranks, ways in WAYS.items() for way in ways])
+def test_the_step_is_the_mathematics_row_by_row(scene, worked, trained, ranks: int, stage: int, way: str) -> None:
     """Whatever the sharding, though one pass of a rank has no picture and ranks have unequal tokens."""
     base, batch = scene
     expected, plain = worked(way == "lora")
-    mp.spawn(rank_main, args=(ranks, stage, way, free_port(), str(base), str(tmp_path), batch), nprocs=ranks)
-    metrics, penalties = torch.load(tmp_path / "metrics-0.pt")
-    assert all(torch.load(tmp_path / f"metrics-{rank}.pt") == (metrics, penalties) for rank in range(ranks))
+    folder = trained(ranks) / f"{stage}-{way}"
+    metrics, penalties = torch.load(folder / "metrics-0.pt")
+    assert all(torch.load(folder / f"metrics-{rank}.pt") == (metrics, penalties) for rank in range(ranks))
     for mine, theirs in zip(metrics, expected, strict=True):
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
@@ -277,7 +314,7 @@ def test_the_step_is_the_mathematics_row_by_row(scene, worked, ranks: int, stage
     if ranks == 1:  # three of single_image's pictures are one: it is read for each prompt and seen once
         assert first["image_passes"] == 1 + 3 + 1 + 1 and first["vision_passes"] == (1 if way == "lora" else 2) * (3 + 1)
 
-    result = torch.load(tmp_path / "result.pt")
+    result = torch.load(folder / "result.pt")
     trained = merged(plain.model.state_dict(), LORA if way == "lora" else None)
     assert result["weights"].keys() == trained.keys()
     start = load_policy(base).state_dict()
@@ -287,9 +324,9 @@ def test_the_step_is_the_mathematics_row_by_row(scene, worked, ranks: int, stage
     encoded = plain.encode(batch.groups[1].prompt)
     for ids, row in zip(batch.groups[1].completion_ids, result["logprobs"], strict=True):
         assert row == pytest.approx(plain.logprobs(plain.model, encoded, ids).tolist(), abs=1e-3)
-    exported = load_policy(tmp_path / "hf").state_dict()
+    exported = load_policy(folder / "hf").state_dict()
     assert all(torch.equal(exported[name], tensor) for name, tensor in result["weights"].items())
-    load_processor(tmp_path / "hf")
+    load_processor(folder / "hf")
     check_penalties(batch.groups, penalties)
 
 
@@ -313,22 +350,13 @@ def test_the_small_passes_hold_the_hard_cases(scene) -> None:
     assert sum(blind) >= 1 and not all(blind) and [one.counts for one in passes].count(False) == 1
 
 
-def epochs_main(rank: int, port: int, base: str, folder: str, batch: TrainBatch, frozen: bool) -> None:
-    learner = Learner(config(1, 0, epochs=3, freeze_vision=frozen), base, folder, 0, 1, STEPS)
-    learner.start("127.0.0.1", port)
-    metrics = [learner.step(batch) for _ in range(2)]
-    torch.save((metrics, learner.penalties(shifted(batch.groups))), f"{folder}/metrics.pt")
-    learner.close()
-
-
 @pytest.mark.parametrize("frozen", [False, True])
-def test_inner_epochs_keep_the_log_probs_before_the_first_update(scene, frozen: bool, tmp_path: Path) -> None:
+def test_inner_epochs_keep_the_log_probs_before_the_first_update(scene, trained, frozen: bool) -> None:
     base, batch = scene
     plain = Plain(base)
     plain.model.model.visual.requires_grad_(not frozen)
     expected = [plain.step(batch, epochs=3) for _ in range(2)]
-    mp.spawn(epochs_main, args=(free_port(), str(base), str(tmp_path), batch, frozen), nprocs=1)
-    metrics, penalties = torch.load(tmp_path / "metrics.pt")
+    metrics, penalties = torch.load(trained(1) / f"frozen-{frozen}" / "metrics.pt")
     for mine, theirs in zip(metrics, expected, strict=True):
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name

@@ -107,6 +107,9 @@ def test_a_missing_split_and_a_source_without_scene(data_folder, tmp_path):
     shutil.rmtree(data_folder / "heldout")
     (problem,) = data_problems(config(data={"path": str(data_folder)}, stages=["sft2"]))
     assert "heldout" in problem.what and "missing" in problem.what
+    shutil.rmtree(data_folder)
+    (problem,) = data_problems(config(data={"path": str(data_folder)}, stages=["sft2"]))  # told once, not for every split
+    assert problem.what == f"{data_folder} is no folder" and "LADDER_HOME" in problem.remedy
     (problem,) = data_problems(config(data={"source": str(tmp_path)}))
     assert "scene.json" in problem.what
     (problem,) = data_problems(config(data={"source": "a", "path": "b"}))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import load_config
 from configs.schema import RunConfig
 from launch import run as run_module
 from launch import stages
 from launch.preflight import Capacity
-from launch.problems import PreflightError
+from launch.problems import PreflightError, Problem
 from launch.run import run
 from launch.run_folder import RunFolder, RunFolderError
 from launch.summary import results_table
@@ -221,6 +222,27 @@ def test_changed_settings_are_refused(rooms, config):
     run(config)
     with pytest.raises(RunFolderError, match="seed: 0 -> 9"):
         run(config.model_copy(update={"seed": 9}))
+
+
+def test_settings_are_written_only_by_a_start_that_does_something(rooms, config, monkeypatch):
+    run(config)
+    written = Path("runs/n/config.yaml")
+    before = written.read_bytes()
+    run(config.model_copy(update={"rollout": config.rollout.model_copy(update={"workers": 7})}))  # finished: does nothing
+    assert written.read_bytes() == before
+    RunFolder.existing(Path("runs/n")).manifest_path("sft2").unlink()
+    sdpa = config.model_copy(update={"model": config.model.model_copy(update={"attention": "sdpa"})})
+
+    def refused(*_):
+        raise PreflightError([Problem("it does not fit", "rollout.workers", "lower it")])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "check", refused)
+        with pytest.raises(PreflightError, match="it does not fit"):
+            run(sdpa)
+    assert written.read_bytes() == before
+    run(sdpa)
+    assert load_config(written).model.attention == "sdpa"
 
 
 def test_one_stage_at_a_time(rooms, config):

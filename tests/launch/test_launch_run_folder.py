@@ -79,7 +79,9 @@ def test_what_decides_no_result_may_change_and_is_written_down(tmp_path):
     RunFolder.open(CONFIG, tmp_path / "r")
     rollout = CONFIG.rollout.model_copy(update={"workers": 3})
     changed = CONFIG.model_copy(update={"root": "elsewhere", "rollout": rollout})
-    assert RunFolder.open(changed, tmp_path / "r").config == changed
+    folder = RunFolder.open(changed, tmp_path / "r")
+    assert folder.config == changed and load_config(tmp_path / "r" / "config.yaml") == CONFIG
+    folder.write_settings()
     assert load_config(tmp_path / "r" / "config.yaml") == changed
     other = changed.model_copy(update={"rollout": rollout.model_copy(update={"max_num_seqs": 4})})
     with pytest.raises(RunFolderError, match="rollout.max_num_seqs: 128 -> 4"):

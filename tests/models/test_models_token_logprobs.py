@@ -17,6 +17,7 @@ def plain(hidden, weight, targets, temperature, banned):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_values_and_gradients_are_those_of_all_logits(monkeypatch, chunk, dtype, tolerance):
     monkeypatch.setattr(models.token_logprobs, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(models.token_logprobs, "CHUNK_PRODUCT", chunk)
     torch.manual_seed(0)
     hidden, weight = torch.randn(23, 16).to(dtype).requires_grad_(), torch.randn(50, 16).to(dtype).requires_grad_()
     targets, banned, slopes = torch.randint(2, 50, (23,)), torch.tensor([0, 1]), torch.randn(23)
