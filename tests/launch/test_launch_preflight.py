@@ -168,7 +168,7 @@ def test_a_prompt_that_leaves_no_room_for_the_answer(data_folder, model_folder):
             grpo={"prompts_per_step": 1, "sampling": {"max_new_tokens": 100}},
         )))
 
-    (problem,) = problems("grpo", 100)
+    (problem,) = problems("grpo", 101)
     assert problem.where == "rollout.max_model_len" and "row train/spld_spatial_data/0 takes" in problem.what
     assert "grpo.sampling.max_new_tokens allows 100 more" in problem.what
     least = int(problem.remedy.split()[3])
