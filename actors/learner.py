@@ -139,6 +139,8 @@ class Learner:
         logprob_gap_* over all updates; trained_tokens, and image_passes / vision_passes (reads of pictures / pictures
         through vision towers, policy and reference). ValueError without groups: there is nothing to average, leave it out.
         """
+        if not batch.groups:
+            raise ValueError("a step without groups has nothing to average: leave it out")
         settings = self._config.grpo
         denominator = step_denominator(
             settings.aggregation, batch.sequences, batch.tokens, settings.sampling.max_new_tokens

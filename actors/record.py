@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.types import Group
+from actors.types import Group, Rewards
 from data.stage_files import keep_steps, write_text
 
 METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
@@ -100,12 +100,16 @@ class StageRecord:
                 shutil.rmtree(folder)
 
     def append(
-        self, metrics: Mapping[str, Any], groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+        self,
+        metrics: Mapping[str, Any],
+        groups: Sequence[Group],
+        rewards: Sequence[Rewards],
+        advantages: Sequence[Sequence[float]],
     ) -> None:
         """The lines of one step. Numbers that are not finite are written as null."""
         with (self.folder / TRACES).open("a") as file:
-            for group, values in zip(groups, advantages, strict=True):
-                file.write(json.dumps(trace(metrics["step"], group, values), ensure_ascii=False) + "\n")
+            for group, *numbers in zip(groups, rewards, advantages, strict=True):
+                file.write(json.dumps(trace(metrics["step"], group, *numbers), ensure_ascii=False) + "\n")
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n")
 
@@ -115,8 +119,8 @@ class StageRecord:
         shutil.rmtree(self._checkpoints)
 
 
-def trace(step: int, group: Group, advantages: Sequence[float]) -> dict[str, Any]:
-    """A group as a reader wants it; pictures by path."""
+def trace(step: int, group: Group, rewards: Rewards, advantages: Sequence[float]) -> dict[str, Any]:
+    """A group as a reader wants it; pictures by path. `reward` is what a completion was compared by: its total, shaped."""
     example, generation = group.prompt.example, group.generation
     return {
         "step": step,
@@ -143,9 +147,12 @@ def trace(step: int, group: Group, advantages: Sequence[float]) -> dict[str, Any
                 "total": score.total,
                 "components": dict(score.components),
                 "detail": score.detail,
+                "reward": reward,
                 "advantage": advantage,
             }
-            for completion, score, advantage in zip(generation.completions, group.scores, advantages, strict=True)
+            for completion, score, reward, advantage in zip(
+                generation.completions, group.scores, rewards, advantages, strict=True
+            )
         ],
     }
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from actors.prompt_tasks import TaskMaker
 from actors.stage import PromptTask, StageActors
-from actors.step_batch import Rewards, advantages_of, group_rewards, penalised, rewarded
-from actors.types import Generation, Group
+from actors.step_batch import advantages_of, group_rewards, penalised, rewarded
+from actors.types import Generation, Group, Rewards
 from configs.schema import RunConfig
 from grpo.advantages import GroupAdvantages
 from grpo.dynamic_sampling import prompts_to_ask

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from actors.batching import TrainBatch, TrainGroup
-from actors.types import Group
+from actors.types import Group, Rewards
 from configs.schema import GRPOConfig
 from grpo.advantages import GroupAdvantages, group_advantages
 from grpo.dynamic_sampling import groups_to_keep
 from grpo.shaping import overlong_penalty
-
-Rewards = tuple[float | None, ...]
-
 
 def group_rewards(group: Group, config: GRPOConfig) -> Rewards:
     """What each member is compared by: its score and, with a buffer, its overlong penalty; None without a reward."""

@@ -105,7 +105,7 @@ def optimise(
             synced = actors.sync(synced.version + 1, tasks.canary())  # pi_old <- pi_theta, proved on every worker
         watch.lap("sync")
         metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, actors.workers)
-        record.append(metrics, batch.groups, [own.advantages_G.tolist() for own in batch.advantages])
+        record.append(metrics, sampled.groups, sampled.rewards, [own.advantages_G.tolist() for own in sampled.advantages])
         say(progress_line(metrics, steps))
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
             say(alarm)
@@ -125,7 +125,7 @@ def reason(error: Exception) -> str:
 
 def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
     """Fingerprint of the stage's work, the source of custom rewards included."""
-    model, data = (config.model.dtype, config.model.freeze_vision), config.data.preset
+    model, data = (config.model.dtype, config.model.freeze_vision, config.model.lora), config.data.preset
     # By name and content: a job's copy of the working directory has another path at every start.
     custom = tuple((location.rpartition(":")[2], source_hash(location)) for location in config.reward.custom)
     built_in = config.reward.model_copy(update={"custom": ()})

@@ -40,6 +40,10 @@ class Generation:
     seconds: float
 
 
+#: What each member of a group is compared by: its score, shaped; None for one without a reward.
+Rewards = tuple[float | None, ...]
+
+
 @dataclass(frozen=True)
 class Group:
     """A prompt, its completions and their scores: the unit of admission, loss and trace (DESIGN §3)."""

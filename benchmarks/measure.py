@@ -67,15 +67,14 @@ def _resident_kib(pid: int) -> tuple[int, int, int]:
     return tuple(int(found.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile", "RssShmem"))
 
 
-def arguments(description: str, peer: bool = True) -> argparse.ArgumentParser:
-    """The options all benchmarks share; `peer`: those of the comparison too."""
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options all benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--workload", choices=("single", "multiview"), action="append", help="default: both")
     parser.add_argument("--steps", type=int, default=4, help="steps that count; one more is run before them")
     parser.add_argument("--threads", type=int, default=2)
-    if peer:
-        parser.add_argument("--peer", type=Path, help="the peer's script; it runs in the same call, on the same model")
-        parser.add_argument("--peer-libraries", type=Path, help="a folder with its packages, put on its PYTHONPATH")
+    parser.add_argument("--peer", type=Path, help="the peer's script; it runs in the same call, on the same model")
+    parser.add_argument("--peer-libraries", type=Path, help="a folder with its packages, put on its PYTHONPATH")
     parser.add_argument("--json", type=Path, help="where the result goes")
     return parser
 

@@ -286,11 +286,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _answers_leave_room_for_prompts(self) -> "RunConfig":
-        limits = {"evaluation.max_new_tokens": self.evaluation.max_new_tokens}
-        if "grpo" in self.stages:
-            limits["grpo.sampling.max_new_tokens"] = self.grpo.sampling.max_new_tokens
-        for key, tokens in limits.items():
-            if tokens >= self.rollout.max_model_len:
-                raise ValueError(f"{key}: {tokens} tokens leave no room for a prompt in the engine's "
-                                 f"rollout.max_model_len of {self.rollout.max_model_len}")
+        tokens, limit = self.grpo.sampling.max_new_tokens, self.rollout.max_model_len
+        if "grpo" in self.stages and tokens >= limit:
+            raise ValueError(f"grpo.sampling.max_new_tokens: {tokens} tokens leave no room for a prompt in the engine's "
+                             f"rollout.max_model_len of {limit}")
         return self

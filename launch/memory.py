@@ -28,7 +28,8 @@ four patches, and no two trees share a picture. An engine's largest step has ENG
 
 Not counted, and what MARGIN is for: CUDA context, NCCL, workspaces of kernels, fragmentation. Not counted at all: start-up
 peaks, the pictures of a rank's other passes (19 KB per visual token), prompts repeated as keys (flash) and keys repeated
-for all heads (`attention: sdpa`), CUDA graphs.
+for all heads (`attention: sdpa`), masks of which flex makes its blocks (a byte per pair of tokens, 256 MiB for 16384),
+CUDA graphs.
 """
 
 from __future__ import annotations

@@ -126,6 +126,11 @@ def remarks(config: RunConfig) -> Iterator[str]:
             f"evaluation.max_new_tokens ({asked}) is below grpo.sampling.max_new_tokens ({allowed}): held-out answers of a "
             "length that training allows are cut and count as wrong"
         )
+    if "grpo" in config.stages and config.grpo.kl.coef > 0 and config.grpo.kl.place == "reward" and config.grpo.std_normalization:
+        yield (
+            "grpo.kl.place: reward with grpo.std_normalization: a group whose rewards are equal is normalised by the spread of its "
+            "divergence alone, so that noise weighs as much as success; take kl.place: loss, or std_normalization: false"
+        )
     if config.model.lora is not None and config.model.dtype == "bfloat16":
         rates = {f"{stage}.optimizer.lr": sft_section(config, stage).optimizer.lr for stage in config.stages if stage != "grpo"}
         rates |= {"learner.optimizer.lr": config.learner.optimizer.lr} if "grpo" in config.stages else {}

@@ -21,6 +21,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -42,6 +43,31 @@ class StepResult:
 
     learning_rate: float
     grad_norm: float
+
+
+class GradientNotFinite(FloatingPointError):
+    """A step's gradient holds infinity or NaN: nothing trained from here on would mean anything."""
+
+
+def _check_finite(norm: float) -> None:
+    if not math.isfinite(norm):
+        raise GradientNotFinite(
+            f"the norm of the gradient is {norm}: lower the learning rate, look at the rows of this step, or train in float32; "
+            "the last checkpoint is from before it"
+        )
+
+
+@contextmanager
+def _untouched(adamw: torch.optim.AdamW) -> Iterator[None]:
+    """Undoes the step on zero gradients with which DeepSpeed makes the states of bfloat16 weights without ZeRO
+    (runtime/fp16/unfused_optimizer.py): a weight decay too many, and a count of steps that begins at one."""
+    rates = [group["lr"] for group in adamw.param_groups]
+    for group in adamw.param_groups:
+        group["lr"] = 0.0
+    yield
+    for group, rate in zip(adamw.param_groups, rates, strict=True):
+        group["lr"] = rate
+    adamw.state.clear()
 
 
 def free_port() -> int:
@@ -179,17 +205,19 @@ class PolicyEngine:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: learning_rate_factor(step, total_steps, optimizer)
         )
-        self.engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=adamw,
-            lr_scheduler=schedule,
-            dist_init_required=False,
-            config=_deepspeed_config(optimizer, zero_stage, bfloat16, clip_here),
-        )
+        with _untouched(adamw) if bfloat16 and zero_stage == 0 else nullcontext():
+            self.engine, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=adamw,
+                lr_scheduler=schedule,
+                dist_init_required=False,
+                config=_deepspeed_config(optimizer, zero_stage, bfloat16, clip_here),
+            )
 
     def _clip(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._clipped_norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        _check_finite(float(self._clipped_norm))  # before the weights are touched
 
     @property
     def module(self) -> torch.nn.Module:
@@ -203,11 +231,12 @@ class PolicyEngine:
         self.engine.backward(loss * self.world_size)
 
     def step(self) -> StepResult:
-        """Reduce, clip, update, advance the schedule, clear the gradients."""
+        """Reduce, clip, update, advance the schedule, clear the gradients. GradientNotFinite: the weights are unusable."""
         learning_rate = float(self.engine.get_lr()[0])
         self.engine.step()
-        norm = self._clipped_norm if self._clipped_norm is not None else self.engine.get_global_grad_norm()
-        return StepResult(learning_rate, float("nan") if norm is None else float(norm))
+        norm = float(self._clipped_norm if self._clipped_norm is not None else self.engine.get_global_grad_norm())
+        _check_finite(norm)
+        return StepResult(learning_rate, norm)
 
     def sum_over_ranks(self, values: Mapping[str, float]) -> dict[str, float]:
         return self._reduce(values, dist.ReduceOp.SUM)

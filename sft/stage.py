@@ -160,10 +160,9 @@ def train_rank(job: dict[str, Any]) -> None:
 
     task: SFTTask = job["task"]
     context = ray.train.get_context()
-    on_gpu = task.run.learner.num_gpus > 0
-    if not on_gpu:
+    if not task.run.learner.num_gpus:
         torch.set_num_threads(task.run.learner.threads)
-    trainer = _RankTrainer(task, context.get_world_rank(), context.get_world_size(), "cuda:0" if on_gpu else "cpu")
+    trainer = _RankTrainer(task, context.get_world_rank(), context.get_world_size(), rank_device(task.run))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -177,6 +176,14 @@ def train_rank(job: dict[str, Any]) -> None:
 
     trainer.train(keep)
     trainer.export()
+
+
+def rank_device(config: RunConfig) -> str:
+    """Where this rank trains. Ray Train lets its workers see every GPU of their machine and numbers them by local rank, as
+    DeepSpeed expects."""
+    from ray.train.torch import get_device
+
+    return str(get_device()) if config.learner.num_gpus else "cpu"
 
 
 class _RankTrainer:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from deepspeed.utils import safe_get_full_optimizer_state
 from PIL import Image
 
 from actors.batching import TrainBatch, TrainGroup
@@ -50,8 +51,8 @@ LORA = LoraConfig(rank=4, alpha=64.0)
 
 
 def config(ranks: int, zero_stage: int, way: str = "full", epochs: int = 1, freeze_vision: bool = False) -> RunConfig:
-    """One rank in one pass, two ranks in small passes. `way`: full, lora or offload."""
-    offload = way == "offload"
+    """One rank in one pass, two ranks in small passes. `way`: one of WAYS."""
+    offload, tokens = way == "offload", way == "tokens"
     optimizer = OptimizerConfig(
         lr=LR, schedule="constant", warmup_ratio=0.0, max_grad_norm=CLIP_NORM, offload=offload
     )
@@ -60,16 +61,19 @@ def config(ranks: int, zero_stage: int, way: str = "full", epochs: int = 1, free
         threads=1,
         zero_stage=zero_stage,
         offload_reference=offload,
+        gradient_checkpointing=way == "checkpointing",
         optimizer=optimizer,
         micro_batch_tokens=100_000 if ranks == 1 else SMALL,
     )
     grpo = GRPOConfig(
-        kl=KLConfig(coef=KL),
+        kl=KLConfig(coef=0.0 if tokens else KL),
+        aggregation="token_mean" if tokens else "sequence_mean",
         importance=ImportanceConfig(cap=CAP),
         inner_epochs=epochs,
         sampling=SamplingConfig(temperature=TEMPERATURE, max_new_tokens=12),
     )
-    model = ModelConfig(freeze_vision=freeze_vision, lora=LORA if way == "lora" else None)
+    dtype = "bfloat16" if way == "bfloat16" else "float32"
+    model = ModelConfig(dtype=dtype, freeze_vision=freeze_vision or way == "frozen", lora=LORA if way == "lora" else None)
     return RunConfig(model=model, learner=learner, grpo=grpo)
 
 
@@ -99,12 +103,14 @@ def prompts(folder: Path) -> list[Prompt]:
 class Plain:
     """The policy, its reference and the step: every row alone, through the library's forward."""
 
-    def __init__(self, base: Path, lora: bool = False) -> None:
+    def __init__(self, base: Path, way: str = "full") -> None:
         self.processor, self.model = load_processor(base), load_policy(base)
         self.banned = list(banned_token_ids(self.processor, self.model.lm_head.weight.shape[0]))
         self.reference = load_policy(base).requires_grad_(False)
-        if lora:
+        if way == "lora":
             add_adapters(self.model, LORA, seed=RunConfig().seed)
+        self.model.model.visual.requires_grad_(way == "full" or way == "tokens")
+        self.over_tokens = way == "tokens"
         self.adamw = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.0)
 
     def encode(self, prompt: Prompt):
@@ -159,7 +165,10 @@ class Plain:
                 bounded = torch.stack([r if 0.8 < r < 1.2 else r.detach().clamp(0.8, 1.2) for r in rho])
                 surrogate = torch.stack([min(r * advantage, b * advantage) for r, b in zip(rho, bounded, strict=True)])
                 k3 = torch.exp(reference - new) - (reference - new) - 1
-                loss = (-weights * surrogate + KL * k3).mean() / batch.sequences
+                if self.over_tokens:  # the mean over all tokens, and no divergence
+                    loss = (-weights * surrogate).sum() / batch.tokens
+                else:
+                    loss = (-weights * surrogate + KL * k3).mean() / batch.sequences
                 loss.backward()
                 total += float(loss.detach())
                 kl += float(k3.detach().sum())
@@ -169,9 +178,9 @@ class Plain:
             self.adamw.step()
             self.adamw.zero_grad()
         tokens = sum(len(group.completion_ids[index]) for group, index in rows)
-        return {
+        divergence = {} if self.over_tokens else {"kl": kl / tokens / epochs}
+        return divergence | {
             "loss": total,
-            "kl": kl / tokens / epochs,
             "clip_fraction": clipped / tokens / epochs,
             "grad_norm": float(norm),
             "trained_tokens": tokens,
@@ -202,11 +211,12 @@ def check_penalties(groups: tuple[TrainGroup, ...], penalties: list[list[float]]
         assert lost == pytest.approx([KL * k * len(ids) for k, ids in zip(k3, group.completion_ids, strict=True)], rel=1e-3)
 
 
-#: (ZeRO stage, way) of one and of two ranks.
+#: (ZeRO stage, way) of one and of two ranks. `tokens`: the loss is the mean over tokens and knows no divergence.
 WAYS = {
     1: [(0, "full"), (0, "lora")],
-    2: [(0, "full"), (1, "full"), (2, "full"), (3, "full"), (2, "lora"), (3, "lora"),
-        (1, "offload"), (2, "offload"), (3, "offload")],
+    2: [(0, "full"), (1, "full"), (2, "full"), (3, "full"),
+        (0, "lora"), (1, "lora"), (2, "lora"), (3, "lora"), (1, "offload"), (2, "offload"), (3, "offload"),
+        (3, "frozen"), (1, "checkpointing"), (2, "tokens")],
 }
 
 
@@ -215,6 +225,10 @@ def rank_main(rank: int, ranks: int, port: int, base: str, folder: str, batch: T
     learners = [three_steps(rank, ranks, stage, way, port, base, f"{folder}/{stage}-{way}", batch) for stage, way in WAYS[ranks]]
     if ranks == 1:
         learners += [inner_epochs(port, base, f"{folder}/frozen-{frozen}", batch, frozen) for frozen in (False, True)]
+        half = Learner(config(1, 0, "bfloat16"), base, folder, 0, 1, STEPS)
+        half.start("127.0.0.1", port)
+        torch.save((half.step(batch), half.publish(1).nbytes), f"{folder}/half.pt")
+        learners.append(half)
     for learner in learners:
         learner.close()
     assert not dist.is_initialized()  # else gloo's threads may abort the process as it exits
@@ -229,6 +243,7 @@ def three_steps(
     first.start("127.0.0.1", port)
     assert bool(first._engine.engine.zero_offload_optimizer()) == (way == "offload")
     metrics = [first.step(batch) for _ in range(2)]
+    moments = {name: second_moment(p, first._engine.engine) for name, p in first._model.named_parameters() if p.requires_grad}
     first.save(f"{folder}/checkpoint")
     again = Learner(config(ranks, stage, way), base, folder, rank, ranks, STEPS)
     again.start("127.0.0.1", port, f"{folder}/checkpoint")
@@ -239,16 +254,23 @@ def three_steps(
     with pytest.raises(PromptMismatch, match=rf"train/single_image/0.*part at token {len(wrong) - 1}"):
         again.logprobs(groups[0].prompt, wrong, groups[0].completion_ids)
     logprobs = again.logprobs(groups[1].prompt, groups[1].expanded_prompt_ids, groups[1].completion_ids)
-    penalties = again.penalties(shifted(groups))
+    penalties = None if way == "tokens" else again.penalties(shifted(groups))
     again.export(f"{folder}/hf")
     assert (version is None) == (rank > 0)
-    torch.save((metrics, penalties), f"{folder}/metrics-{rank}.pt")
+    torch.save((metrics, penalties, moments), f"{folder}/metrics-{rank}.pt")
     if rank == 0:
         weights = {name: tensor.clone() for name, tensor in read_verified(version.path, version.manifest)}
         torch.save({"logprobs": logprobs, "weights": weights}, f"{folder}/result.pt")
         again.release_before(4)
         assert not Path(version.path).exists()
     return again
+
+
+def second_moment(parameter: torch.nn.Parameter, engine) -> float:
+    """Norm of Adam's average of squared gradients: it shows the scale of every parameter's own, which the update hides."""
+    plain = engine.zero_optimization_stage() == 0
+    own = engine.optimizer.state[parameter]["exp_avg_sq"] if plain else safe_get_full_optimizer_state(parameter, "exp_avg_sq")
+    return float(own.norm())
 
 
 def inner_epochs(port: int, base: str, folder: str, batch: TrainBatch, frozen: bool) -> Learner:
@@ -270,13 +292,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def worked(scene):
-    """Full training (False) or adapters (True) to what plain torch makes of it: metrics of three steps, and itself."""
+    """What plain torch makes of a way: metrics of three steps, second moments after two, and itself."""
     base, batch = scene
 
     @cache
-    def work(lora: bool) -> tuple[list[dict[str, float]], Plain]:
-        plain = Plain(base, lora)
-        return [plain.step(batch) for _ in range(STEPS)], plain
+    def work(way: str) -> tuple[list[dict[str, float]], dict[str, float], Plain]:
+        plain = Plain(base, way)
+        metrics = [plain.step(batch) for _ in range(2)]
+        state, named = plain.adamw.state, plain.model.named_parameters()
+        moments = {name: float(state[p]["exp_avg_sq"].norm()) for name, p in named if p.requires_grad}
+        return [*metrics, plain.step(batch)], moments, plain
 
     return work
 
@@ -299,18 +324,23 @@ def trained(scene, tmp_path_factory: pytest.TempPathFactory):
 def test_the_step_is_the_mathematics_row_by_row(scene, worked, trained, ranks: int, stage: int, way: str) -> None:
     """Whatever the sharding, though one pass of a rank has no picture and ranks have unequal tokens."""
     base, batch = scene
-    expected, plain = worked(way == "lora")
+    expected, expected_moments, plain = worked(way if way in ("lora", "frozen", "tokens") else "full")
     folder = trained(ranks) / f"{stage}-{way}"
-    metrics, penalties = torch.load(folder / "metrics-0.pt")
-    assert all(torch.load(folder / f"metrics-{rank}.pt") == (metrics, penalties) for rank in range(ranks))
+    metrics, penalties, moments = torch.load(folder / "metrics-0.pt")
+    assert all(torch.load(folder / f"metrics-{rank}.pt") == (metrics, penalties, moments) for rank in range(ranks))
+    assert moments == pytest.approx(expected_moments, rel=2e-3, abs=1e-6 * max(expected_moments.values()))
     for mine, theirs in zip(metrics, expected, strict=True):
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
 
     first = metrics[0]  # nothing has been learned yet: the policy is the sampler and the reference
     assert first["logprob_gap_max"] < 1e-5 and first["is_ratio_mean"] == pytest.approx(1, abs=1e-5)
-    assert first["kl"] == pytest.approx(0, abs=1e-9) and first["clip_fraction"] == 0
-    assert metrics[2]["kl"] > 1e-6 and metrics[2]["is_ratio_max"] > CAP
+    assert first["clip_fraction"] == 0 and metrics[2]["is_ratio_max"] > CAP
+    if way == "tokens":
+        assert "kl" not in first
+    else:
+        assert first["kl"] == pytest.approx(0, abs=1e-9) and metrics[2]["kl"] > 1e-6
+        check_penalties(batch.groups, penalties)
     if ranks == 1:  # three of single_image's pictures are one: it is read for each prompt and seen once
         assert first["image_passes"] == 1 + 3 + 1 + 1 and first["vision_passes"] == (1 if way == "lora" else 2) * (3 + 1)
 
@@ -327,7 +357,15 @@ def test_the_step_is_the_mathematics_row_by_row(scene, worked, trained, ranks: i
     exported = load_policy(folder / "hf").state_dict()
     assert all(torch.equal(exported[name], tensor) for name, tensor in result["weights"].items())
     load_processor(folder / "hf")
-    check_penalties(batch.groups, penalties)
+
+
+def test_in_bfloat16_a_step_is_the_same_to_its_rounding(worked, trained) -> None:
+    (expected, *_), _, plain = worked("full")
+    metrics, nbytes = torch.load(trained(1) / "half.pt")
+    assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.05)
+    assert metrics["loss"] == pytest.approx(expected["loss"], abs=0.02)
+    assert 1e-4 < metrics["logprob_gap_max"] < 0.1 and metrics["kl"] == 0  # policy and reference round alike
+    assert nbytes == 2 * sum(tensor.numel() for tensor in plain.model.state_dict().values())
 
 
 def test_the_reference_chooses_its_attention_on_the_learners_device(monkeypatch) -> None:
@@ -353,8 +391,7 @@ def test_the_small_passes_hold_the_hard_cases(scene) -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_inner_epochs_keep_the_log_probs_before_the_first_update(scene, trained, frozen: bool) -> None:
     base, batch = scene
-    plain = Plain(base)
-    plain.model.model.visual.requires_grad_(not frozen)
+    plain = Plain(base, "frozen" if frozen else "full")
     expected = [plain.step(batch, epochs=3) for _ in range(2)]
     metrics, penalties = torch.load(trained(1) / f"frozen-{frozen}" / "metrics.pt")
     for mine, theirs in zip(metrics, expected, strict=True):

@@ -118,7 +118,7 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     record = StageRecord(tmp_path, "mine")
     assert record.resume().step == 0
     for step in range(3):
-        record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [[1.0, -1.0]])
+        record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [(0.9, None)], [[1.0, -1.0]])
         record.checkpoint_folder(step + 1)
         if step < 2:
             record.commit(Progress(step + 1, step + 1, 8 * (step + 1)))
@@ -129,6 +129,7 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "kl": null}\n{"step": 1, "kl": null}\n'
     traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
+    assert [own["reward"] for own in traces[0]["completions"]] == [0.9, None]  # shaped, beside the total
     with pytest.raises(CheckpointMismatch, match="remove that folder"):
         StageRecord(tmp_path, "other").resume()
 
@@ -253,6 +254,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         assert record["image_passes_per_prompt"] <= 2 and record["valid_fraction"] > 0.8
         assert record["clip_fraction"] == 0 and record["reward_high"] > 0 and record["reward_format"] == 0
     assert done[0]["kl"] == pytest.approx(0, abs=1e-9) and done[3]["kl"] > 1e-5
+    assert done[0]["is_ratio_mean"] == pytest.approx(1, abs=1e-4)
     traces = [json.loads(line) for line in (folder / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [(trace["step"], trace["version"]) for trace in traces] == [
         (step, step) for step in range(4) for _ in range(3)

@@ -1,15 +1,13 @@
 """Memory per GPU: every part against arithmetic written out, the tensors of a pass against the library's own layers."""
 
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 import models.vision_tower
+from benchmarks.tensor_memory import AliveTensors
 from configs.load import load_config
 from launch.memory import (DEVICES, MARGIN, EngineMemory, EstimateError, LearnerMemory, Ranks, engine_memory, estimate,
                            learner_memory, main, pass_bytes, text_layer, vision_block)
@@ -145,35 +143,6 @@ def test_a_pass_of_grpo_holds_at_least_the_longest_completion(shape):
     assert learner.activations == pass_bytes(shape, 2, 4096, 4096, True, False)
 
 
-class Alive(TorchDispatchMode):
-    """Bytes of all tensors that are alive, and the most there were; on the meta device too. Not those of `known`."""
-
-    def __init__(self, known) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return out
-
-    def _note(self, storage) -> None:
-        if storage._cdata in self._seen:
-            return
-        key, size = storage._cdata, storage.nbytes()
-        self._seen.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key, size) -> None:
-        self._seen.discard(key)
-        self.now -= size
-
-
 class Flash(torch.autograd.Function):
     """What a fused attention keeps: queries, keys, values, result, and a float32 per query and head."""
 
@@ -209,7 +178,7 @@ def test_decoder_layers_keep_what_the_formula_says(shape, dtype, checkpointing):
     decoder = model.model.language_model
     decoder.config._attn_implementation = "a_fused_one"
     embeds = torch.empty(1, tokens, 2048, dtype=model.dtype, device="meta", requires_grad=True)
-    with Alive(decoder.parameters()) as alive:
+    with AliveTensors(decoder.parameters()) as alive:
         out = decoder(inputs_embeds=embeds, position_ids=torch.zeros(3, 1, tokens, dtype=torch.long, device="meta"),
                       attention_mask={"full_attention": None}, use_cache=False).last_hidden_state
         kept, alive.peak = alive.now, alive.now
@@ -234,7 +203,7 @@ def test_blocks_of_the_tower_keep_what_the_formula_says(shape, dtype, checkpoint
     hidden = torch.empty(patches, 1280, dtype=model.dtype, device="meta", requires_grad=True)
     rotation = (torch.empty(patches, 80, device="meta"), torch.empty(patches, 80, device="meta"))
     windows, kept = torch.arange(0, patches + 1, 64), []
-    with Alive(tower.parameters()) as alive:
+    with AliveTensors(tower.parameters()) as alive:
         for block in tower.blocks:
             hidden = block(hidden, cu_seqlens=windows, max_seqlen=64, position_embeddings=rotation)
             kept.append(alive.now)
@@ -253,7 +222,7 @@ def test_the_head_takes_what_the_formula_says(dtype):
     hidden = torch.empty(tokens, 2048, dtype=getattr(torch, dtype), device="meta", requires_grad=True)
     weight = torch.empty(151936, 2048, dtype=hidden.dtype, device="meta", requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.long, device="meta")
-    with Alive([hidden, weight]) as alive:
+    with AliveTensors([hidden, weight]) as alive:
         scored = token_logprobs(hidden, weight, torch.zeros(tokens, dtype=torch.long, device="meta"), 1.0, nothing).sum()
         alive.peak = alive.now
         scored.backward()

@@ -280,6 +280,12 @@ def test_adapters_too_slow_for_their_type_are_remarked(dtype, rate, count):
     assert sum("learner.optimizer.lr" in line for line in remarks(settings)) == count
 
 
+@pytest.mark.parametrize("place, std, count", [("reward", True, 1), ("reward", False, 0), ("loss", True, 0)])
+def test_divergence_that_may_weigh_as_much_as_success_is_remarked(place, std, count):
+    settings = config(stages=["grpo"], grpo={"kl": {"place": place}, "std_normalization": std})
+    assert sum("spread of its divergence" in line for line in remarks(settings)) == count
+
+
 def test_demand_is_the_sum_of_what_runs_at_the_same_time():
     settings = config(
         rollout={"workers": 3, "num_cpus": 0.5},

@@ -25,7 +25,7 @@ from models.tiny import build_tiny
 from models.tokens import end_token_id
 from sft.dataset import RowOrder, StageRows, TargetError
 from sft.reading import StepReader
-from sft.stage import SFTTask, StageFailed, train_rows
+from sft.stage import SFTTask, StageFailed, rank_device, train_rows
 
 ROWS = 10
 
@@ -256,17 +256,26 @@ def test_adapters_train_and_leave_a_plain_model(base: Path, pictures: list[str],
 
 
 @pytest.mark.engine
+def test_a_rank_trains_on_the_gpu_that_ray_train_gives_it(monkeypatch) -> None:
+    import ray.train.torch
+
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda:3"))
+    assert rank_device(RunConfig(learner=LearnerConfig(num_gpus=1))) == "cuda:3"
+    assert rank_device(RunConfig()) == "cpu"
+
+
 def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resumes(
     base: Path, pictures: list[str], tmp_path: Path, cluster
 ) -> None:
     late = tmp_path / "late.png"
+    mixed = {1: {"data_type": "multi_view", "media": tuple(pictures)}, 2: {"data_type": "video", "media": tuple(pictures)}}
     rows = tuple(
-        Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": str(row.question_id)})
-        for row in grounding(pictures)
+        Example(**{**vars(row), "question_type": "object count", "boxes": (), "answer": str(row.question_id)} | mixed.get(index, {}))
+        for index, row in enumerate(grounding(pictures))
     )
     one = task(base, tmp_path / "two", rows, "sft2", ranks=2, zero_stage=3, gradient_checkpointing=True)
     order = RowOrder([row.media for row in rows], one.config, one.run.seed)
-    victim = next(row for row in order.batch(2) if row not in order.batch(0) + order.batch(1))
+    victim = next(row for row in order.batch(2) if row not in order.batch(0) + order.batch(1) + tuple(mixed))
     rows = tuple(
         Example(**{**vars(row), "media": (str(late),)}) if index == victim else row for index, row in enumerate(rows)
     )
