@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from models.deepspeed_engine import (
 
 OPTIMIZER = OptimizerConfig(lr=1e-2, schedule="cosine", warmup_ratio=0.25, weight_decay=0.1, max_grad_norm=0.5)
 STEPS, ROWS = 4, 6
+STAGES, TYPES = (0, 1, 2, 3), (torch.float32, torch.bfloat16)
 
 
 class Toy(torch.nn.Module):
@@ -97,20 +100,21 @@ def train(engine: PolicyEngine, first: int, last: int, rank: int, world: int) ->
     return norms
 
 
-def all_stages(rank: int, world: int, dtype: torch.dtype, port: int, folder: str) -> None:
+def all_stages(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     set_rank_environment(rank, world, "127.0.0.1", port, local_rank=rank, local_size=world)
     results = {}
-    for stage in (0, 1, 2, 3):
+    for dtype, stage in product(TYPES, STAGES):
         engine = PolicyEngine(Wrapper(toy(dtype)), OPTIMIZER, stage, STEPS)
         norms = train(engine, 0, 2, rank, world)
-        engine.save(Path(folder) / f"zero{stage}", "half", {"step": 2})
+        checkpoint = Path(folder) / f"zero{stage}-{dtype}"
+        engine.save(checkpoint, "half", {"step": 2})
         fresh = PolicyEngine(Wrapper(toy(dtype)), OPTIMIZER, stage, STEPS)
-        state = fresh.load(Path(folder) / f"zero{stage}", "half")
+        state = fresh.load(checkpoint, "half")
         norms += train(fresh, state["step"], STEPS, rank, world)
         weights = fresh.state_dict()
         assert bool(weights) == (rank == 0)
-        results[stage] = ({name: tensor.clone() for name, tensor in weights.items()}, norms)
+        results[dtype, stage] = ({name: tensor.clone() for name, tensor in weights.items()}, norms)
         with pytest.raises(FileNotFoundError, match="no DeepSpeed checkpoint"):
             fresh.load(Path(folder) / "elsewhere", "half")
     if rank == 0:
@@ -118,16 +122,27 @@ def all_stages(rank: int, world: int, dtype: torch.dtype, port: int, folder: str
     leave_process_group()
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """(type, stage) to the weights and norms of so many ranks."""
+
+    @cache
+    def train_all(world: int) -> dict:
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        mp.spawn(all_stages, args=(world, free_port(), str(folder)), nprocs=world)
+        return torch.load(folder / "results.pt")
+
+    return train_all
+
+
 @pytest.mark.engine
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("world", [1, 2])
-def test_every_zero_stage_trains_like_plain_torch_and_resumes(world: int, dtype: torch.dtype, tmp_path: Path) -> None:
-    mp.spawn(all_stages, args=(world, dtype, free_port(), str(tmp_path)), nprocs=world)
-    results = torch.load(tmp_path / "results.pt")
+def test_every_zero_stage_trains_like_plain_torch_and_resumes(trained, world: int, dtype: torch.dtype) -> None:
     expected, expected_norms = reference(dtype)
     exact = dtype == torch.float32
-    for stage in (0, 1, 2, 3):
-        weights, norms = results[stage]
+    for stage in STAGES:
+        weights, norms = trained(world)[dtype, stage]
         assert norms == pytest.approx(expected_norms, rel=1e-4 if exact else 2e-2), f"ZeRO-{stage}"
         assert weights.keys() == expected.keys(), f"ZeRO-{stage}"
         for name, tensor in expected.items():
