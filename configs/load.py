@@ -68,6 +68,13 @@ class _Tree:
         return default
 
 
+    def blamed(self, key: str, default: str) -> str:
+        """Who is to blame for a key or section: the last override in it, else `where`."""
+        overrides = [place for other, place in self.origin.items()
+                     if f"{other}.".startswith(f"{key}.") and place.startswith(COMMAND_LINE)]
+        return overrides[-1] if overrides else self.where(key, default)
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with `1e-5` as a number and without silent duplicate keys (see `_duplicates`)."""
 
@@ -239,7 +246,7 @@ def _apply_override(tree: _Tree, text: str) -> None:
     *sections, leaf = key.split(".")
     section = tree.values
     for depth, name in enumerate(sections):
-        inner = section.setdefault(name, {})
+        inner = section[name] = {} if section.get(name) is None else section[name]
         if not isinstance(inner, dict):
             tree.problems.append(
                 Problem(where, key, f"{'.'.join(sections[: depth + 1])} is a single value, not a section")
@@ -271,8 +278,8 @@ def _problem(item: Mapping[str, Any], tree: _Tree, file: str) -> Problem:
         reason = str(item["ctx"]["error"])
         if not key:
             key, _, reason = reason.partition(": ")
-        return Problem(tree.where(key, file), key, reason)
-    where = tree.where(key, file)
+        return Problem(tree.blamed(key, file), key, reason)
+    where = tree.blamed(key, file)
     if item["type"] == "extra_forbidden":
         return Problem(where, key, "unknown key", nearest_key(key))
     value = item["input"]

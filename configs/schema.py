@@ -73,11 +73,11 @@ class DataConfig(Section):
 
 class OptimizerConfig(Section):
     lr: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for SFT, 1e-6 for GRPO)")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine")
-    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="From the peak to zero, or not")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises")
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.999))
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm, over all ranks")
     offload: bool = Field(False, description="Keep optimizer states and their step on the CPU; needs ZeRO 1, 2 or 3")
 
 
@@ -96,9 +96,9 @@ class SFTConfig(Section):
     micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank")
     views_together: int = Field(1, ge=1, description="Most rows with the same views that follow one another: more save passes "
                                 "through the vision tower and mix a step's rows less")
-    ranks: int = Field(1, ge=1, description="Data-parallel learner ranks (Ray Train workers)")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    gradient_checkpointing: bool = Field(False)
+    ranks: int = Field(1, ge=1, description="Data-parallel learner ranks (Ray Train workers), one GPU each if learner.num_gpus")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What ranks divide: nothing, optimizer, gradients too, weights too")
+    gradient_checkpointing: bool = Field(False, description="Keep less of a pass, compute it again in the backward pass")
     checkpoint_steps: int = Field(100, ge=1, description="Steps between resumable checkpoints")
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -108,8 +108,8 @@ class SFTConfig(Section):
 
 
 class SamplingConfig(Section):
-    temperature: float = Field(1.0, gt=0, le=2)
-    max_new_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(1.0, gt=0, le=2, description="Of sampling, and of every log-prob the learner computes")
+    max_new_tokens: int = Field(1024, ge=1, description="Longest completion, tokens")
 
 
 class RolloutConfig(Section):
@@ -122,18 +122,18 @@ class RolloutConfig(Section):
     max_model_len: int = Field(4096, ge=64, description="Prompt and completion together, tokens")
     max_num_seqs: int = Field(128, ge=1, description="Sequences an engine runs at once")
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Key-value cache of a CPU engine, bytes")
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of its GPU an engine takes")
     canary_tolerance: float = Field(1e-3, gt=0, description="Largest log-prob gap, nats, of a proved weight version")
 
 
 class RewardConfig(Section):
     """Weights of the verifiable rewards; 0 switches a component off."""
 
-    format: float = Field(1.0, ge=0)
-    answer: float = Field(1.0, ge=0)
+    format: float = Field(1.0, ge=0, description="One think block, one answer block")
+    answer: float = Field(1.0, ge=0, description="A choice that is right, a number by relative accuracy")
     iou: float = Field(1.0, ge=0, description="Ours: the paper has no IoU reward; counts on rows that ask for boxes")
     gate: Literal["none", "format", "accuracy"] = Field("none", description="Other components count only if this one holds")
-    mra_mode: Literal["inclusive", "strict", "float_compat"] = Field("inclusive")
+    mra_mode: Literal["inclusive", "strict", "float_compat"] = Field("inclusive", description="A number at a threshold (rewards.accuracy)")
     custom: tuple[str, ...] = Field((), description="Rewards of your own, path/file.py:name")
     num_cpus: float = Field(0.1, ge=0)
     processes: int = Field(1, ge=1, description="Killable scorer processes inside the RewardActor")
@@ -160,7 +160,7 @@ class KLConfig(Section):
     """Divergence from the stage's base (`grpo.kl`)."""
 
     coef: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
-    estimator: Literal["k1", "k2", "k3"] = Field("k3")
+    estimator: Literal["k1", "k2", "k3"] = Field("k3", description="k1 (in the reward only), k2, or k3, the paper's (grpo.kl)")
     place: Literal["loss", "reward"] = Field("loss", description="Differentiated per token, or taken off each completion's reward")
 
     @model_validator(mode="after")
@@ -173,7 +173,7 @@ class KLConfig(Section):
 class ImportanceConfig(Section):
     """Correction for completions that another policy sampled than the one before the update (`grpo.importance`)."""
 
-    level: Literal["token", "sequence"] = Field("token")
+    level: Literal["token", "sequence"] = Field("token", description="A ratio per token, or one per completion")
     mode: Literal["truncate", "mask"] = Field("truncate", description="Weigh by at most cap, or leave out what is beyond floor and cap")
     floor: float = Field(0.5, ge=0, le=1, description="Smallest ratio that `mask` keeps")
     cap: float = Field(2.0, ge=1, description="Largest weight (truncate), or largest ratio kept (mask)")
@@ -183,14 +183,15 @@ class GRPOConfig(Section):
     """Group-relative policy optimisation. Defaults: SPATIALLADDER §6.2 where it gives a value."""
 
     steps: int | None = Field(None, ge=1, description="Steps; none: as many as one epoch of prompts fills")
-    prompts_per_step: int = Field(8, ge=1)
+    prompts_per_step: int = Field(8, ge=1, description="Groups of a step")
     group_size: int = Field(4, ge=2, description="Completions per prompt, G")
     inner_epochs: int = Field(1, ge=1, description="Optimizer steps on the same completions, mu")
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KLConfig = KLConfig()
     importance: ImportanceConfig = ImportanceConfig()
     std_normalization: bool = Field(True, description="Divide by the group's standard deviation; false: Dr.GRPO")
-    aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field("sequence_mean")
+    aggregation: Literal["sequence_mean", "token_mean", "fixed_length"] = Field(
+        "sequence_mean", description="Every completion weighs the same (paper), every token (DAPO), or by a fixed length (Dr.GRPO)")
     zero_variance_tolerance: float = Field(1e-6, ge=0, description="A group whose rewards spread less carries no gradient")
     sampling_rounds: int = Field(1, ge=1, description="How often a step may ask for more prompts in place of groups without "
                                  "spread (DAPO's dynamic sampling); 1: it trains on what came")
@@ -198,7 +199,7 @@ class GRPOConfig(Section):
                                  "(DAPO's soft overlong punishment), a truncated one 1; 0: truncated ones have no reward")
     localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
     sampling: SamplingConfig = SamplingConfig()
-    checkpoint_steps: int = Field(20, ge=1)
+    checkpoint_steps: int = Field(20, ge=1, description="Steps between resumable checkpoints")
 
     @model_validator(mode="after")
     def _gspo_takes_whole_completions(self) -> "GRPOConfig":
@@ -225,13 +226,13 @@ class GRPOConfig(Section):
 class LearnerConfig(Section):
     """DeepSpeed learner of stage 3."""
 
-    ranks: int = Field(1, ge=1)
-    num_cpus: float = Field(0.5, ge=0)
-    num_gpus: float = Field(0, ge=0)
-    threads: int = Field(2, ge=1)
-    zero_stage: Literal[0, 1, 2, 3] = Field(0)
+    ranks: int = Field(1, ge=1, description="Data-parallel ranks of GRPO's learner")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs Ray reserves per rank")
+    num_gpus: float = Field(0, ge=0, description="GPUs Ray reserves per rank; above 0 the supervised stages train on GPUs too")
+    threads: int = Field(2, ge=1, description="OMP threads of a rank on a CPU, supervised stages included")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="As in the supervised stages; on one rank nothing is divided")
     micro_batch_tokens: int = Field(8192, ge=64, description="Packed tokens per forward pass of one rank; a group's prompt counts once")
-    gradient_checkpointing: bool = Field(False)
+    gradient_checkpointing: bool = Field(False, description="As in the supervised stages")
     offload_reference: bool = Field(False, description="Keep the reference on the CPU while it is not asked")
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6, schedule="linear", warmup_ratio=0.0)
 

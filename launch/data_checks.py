@@ -97,10 +97,13 @@ def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
 
 
 def check_rows(config: RunConfig, data: Path, run_folder: Path) -> None:
-    """Raises PreflightError when a data folder that was just built lacks rows for a stage."""
+    """Raises PreflightError when a data folder that was just built lacks rows for a stage, or holds rows too long for it."""
     from data.reading import load_split
 
-    problems = [*row_problems(config, data, **{split: load_split(data, split) for split in SPLITS})]
+    splits = {split: load_split(data, split) for split in SPLITS}
+    processor = _processor(config)
+    problems = [*row_problems(config, data, **splits)]
+    problems += length_problems(config, processor=processor, **splits) if processor is not None else []
     if problems:
         raise PreflightError(
             problems,

@@ -1,6 +1,7 @@
 """What a configuration takes on each GPU, before one is rented: weights, gradients, optimizer, activations, engine cache.
 
-    python -m launch.memory CONFIG [--gpu h100-80gb] [--model-shape qwen2.5-vl-3b] [--visual-share 1.0] [--set KEY=VALUE]
+    python -m launch.memory CONFIG [--gpu h100-80gb | --gpu-memory GIB] [--model-shape qwen2.5-vl-3b] [--visual-share 1.0]
+                                   [--set KEY=VALUE]
 
 Exit codes: 0 everything fits; 1 something does not; 2 the configuration is refused or cannot be estimated.
 
@@ -296,7 +297,9 @@ def table(lines: Sequence[Line], config: RunConfig) -> str:
             whole = memory.cache_tokens // config.rollout.max_model_len
             engines.append(start + "".join(f"{value / GIB:12.2f}" for value in values) + f"  {fits:4}  {memory.cache_tokens:,} ("
                            f"{whole} sequences of {config.rollout.max_model_len}, {config.rollout.max_num_seqs} run at once)")
+    at_once = {stage: sum(line.gpus for line in lines if line.stage == stage) for stage in config.stages}
     parts = ["\n".join(learners), "\n".join(engines) if len(engines) > 1 else "",
+             "GPUs at the same time: " + ", ".join(f"{stage} {gpus}" for stage, gpus in at_once.items()),
              f"total: what stays, the larger of activations and step, and a margin of {MARGIN / GIB:.0f} GiB; for an engine its "
              "share of the device. An estimate, not compared with a GPU; what it leaves out: launch/memory.py"]
     return "\n\n".join(part for part in parts if part)
@@ -318,12 +321,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.visual_share <= 1:
             raise EstimateError(f"--visual-share must be from 0 to 1, got {options.visual_share:g}")
         name, shape = model_shape(config, options.model_shape)
-        device = DEVICES[options.gpu]
+        device = int(options.gpu_memory * GIB) if options.gpu_memory else DEVICES[options.gpu]
         lines = estimate(config, shape, device, options.visual_share)
     except (ConfigError, EstimateError, ModelFolderError) as error:
         print(f"memory: {error}", file=sys.stderr)
         return 2
-    print(f"{config.name} on {options.gpu} ({device / GIB:.1f} GiB), {name}: {shape.parameters:,} parameters in "
+    gpu = "a GPU" if options.gpu_memory else options.gpu
+    print(f"{config.name} on {gpu} ({device / GIB:.1f} GiB), {name}: {shape.parameters:,} parameters in "
           f"{config.model.dtype}; GiB per GPU\n\n{table(lines, config)}")
     for remark in remarks(config):
         print(f"note: {remark}")
@@ -334,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launch.memory", description="Memory per GPU of a configuration.")
     parser.add_argument("config", metavar="CONFIG", type=Path)
     parser.add_argument("--gpu", choices=sorted(DEVICES), default="h100-80gb")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory of any other GPU, in place of --gpu")
     parser.add_argument("--model-shape", choices=sorted(PUBLISHED), default="qwen2.5-vl-3b",
                         help="the architecture, where model.path does not exist")
     parser.add_argument("--visual-share", type=float, default=1.0, help="share of a pass's tokens that are visual (1: all)")

@@ -131,6 +131,8 @@ def remarks(config: RunConfig) -> Iterator[str]:
             "grpo.kl.place: reward with grpo.std_normalization: a group whose rewards are equal is normalised by the spread of its "
             "divergence alone, so that noise weighs as much as success; take kl.place: loss, or std_normalization: false"
         )
+    if config.learner.offload_reference and (config.model.lora is not None or config.grpo.kl.coef == 0):
+        yield "learner.offload_reference does nothing here: with model.lora or grpo.kl.coef 0 there is no reference of its own"
     if config.model.lora is not None and config.model.dtype == "bfloat16":
         rates = {f"{stage}.optimizer.lr": sft_section(config, stage).optimizer.lr for stage in config.stages if stage != "grpo"}
         rates |= {"learner.optimizer.lr": config.learner.optimizer.lr} if "grpo" in config.stages else {}

@@ -127,6 +127,15 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
     assert "No such file" in found.reason and found.nearest == str(tmp_path / "tiny.yaml")
 
 
+def test_a_section_refused_for_an_override_names_the_override(tmp_path):
+    path = write(tmp_path, "learner: {optimizer: {lr: 1e-4}}\nmodel: {lora: null}\n")
+    (offload,) = problems(path, ["seed=3", "learner.optimizer.offload=true"])
+    assert (offload.where, offload.key) == ("--set learner.optimizer.offload=true", "learner")
+    (unknown,) = problems(path, ["lora.rank=3"])
+    assert (unknown.where, unknown.key) == ("--set lora.rank=3", "lora")
+    assert load_config(path, ["model.lora.rank=8"]).model.lora.rank == 8  # null is a section that is not there
+
+
 def test_not_text(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"seed: \xff\n")
     assert "UTF-8" in problems(tmp_path / "c.yaml")[0].reason

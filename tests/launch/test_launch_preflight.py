@@ -286,6 +286,11 @@ def test_divergence_that_may_weigh_as_much_as_success_is_remarked(place, std, co
     assert sum("spread of its divergence" in line for line in remarks(settings)) == count
 
 
+@pytest.mark.parametrize("changed, count", [({"model": {"lora": {}}}, 1), ({"grpo": {"kl": {"coef": 0}}}, 1), ({}, 0)])
+def test_a_reference_that_is_not_there_is_not_offloaded(changed, count):
+    assert sum("offload_reference" in line for line in remarks(config(learner={"offload_reference": True}, **changed))) == count
+
+
 def test_demand_is_the_sum_of_what_runs_at_the_same_time():
     settings = config(
         rollout={"workers": 3, "num_cpus": 0.5},
