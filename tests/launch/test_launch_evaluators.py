@@ -16,7 +16,7 @@ def test_one_engine_serves_one_model_after_another(tmp_path):
 
     folders = [build_tiny(tmp_path / f"model{seed}", seed=seed, init_std=0.15) for seed in (1, 2)]
     request = RolloutRequest("r", (5, 6, 7), (), False, 1, 0, SamplingConfig(max_new_tokens=8), greedy=True)
-    config = RunConfig(rollout=RolloutConfig(max_model_len=64, kv_cache_bytes=16 << 20, max_num_seqs=4))
+    config = RunConfig(stages=("sft1",), rollout=RolloutConfig(max_model_len=64, kv_cache_bytes=16 << 20, max_num_seqs=4))
     ray.init(address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
     said = []
     evaluators = Evaluators(config, tmp_path / "run", said.append)
