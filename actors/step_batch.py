@@ -20,6 +20,7 @@ from grpo.advantages import GroupAdvantages, group_advantages
 from grpo.dynamic_sampling import groups_to_keep
 from grpo.shaping import overlong_penalty
 
+
 def group_rewards(group: Group, config: GRPOConfig) -> Rewards:
     """What each member is compared by: its score and, with a buffer, its overlong penalty; None without a reward."""
     if not config.overlong_buffer:

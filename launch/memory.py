@@ -320,6 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         if not 0 <= options.visual_share <= 1:
             raise EstimateError(f"--visual-share must be from 0 to 1, got {options.visual_share:g}")
+        if options.gpu_memory is not None and not 0 < options.gpu_memory < 1 << 20:
+            raise EstimateError(f"--gpu-memory must be a GPU's memory in GiB, got {options.gpu_memory:g}")
         name, shape = model_shape(config, options.model_shape)
         device = int(options.gpu_memory * GIB) if options.gpu_memory else DEVICES[options.gpu]
         lines = estimate(config, shape, device, options.visual_share)

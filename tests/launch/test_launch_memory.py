@@ -272,3 +272,12 @@ def test_a_model_alone_on_a_gpu_that_is_too_small(shape):
     learner, engine = estimate(config, shape, 8 * 2**30)
     assert not learner.fits and not engine.fits
     assert engine.memory.cache == 0 and learner.memory.total > MARGIN
+
+
+def test_any_other_gpu_is_named_by_its_memory(capsys):
+    config = str(ROOT / "configs" / "spatialladder-3b-8xh100.yaml")
+    assert main([config, "--gpu-memory", "48"]) == 1  # the learner of GRPO takes 49.2
+    said = capsys.readouterr().out
+    assert "on a GPU (48.0 GiB)" in said and "GPUs at the same time: sft1 8, sft2 8, coldstart 8, grpo 8" in said
+    for wrong in ("0", "-3", "inf", "nan"):
+        assert main([config, f"--gpu-memory={wrong}"]) == 2 and "--gpu-memory" in capsys.readouterr().err

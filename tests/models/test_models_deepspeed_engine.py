@@ -162,7 +162,8 @@ def test_schedules_warm_up_and_end_as_stated() -> None:
 
 
 @pytest.mark.engine
-def test_a_frozen_model_mixed_types_and_a_gradient_without_end_are_refused(tmp_path: Path) -> None:
+def test_a_frozen_model_mixed_types_and_a_gradient_without_end_are_refused() -> None:
+    """What is asserted stands in `_refusals`: spawn raises what fails there."""
     mp.spawn(_refusals, args=(free_port(),), nprocs=1)
 
 

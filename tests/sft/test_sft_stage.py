@@ -255,7 +255,6 @@ def test_adapters_train_and_leave_a_plain_model(base: Path, pictures: list[str],
     assert max(float((trained[name] - wanted[name]).abs().max()) for name in moved) < 1e-4
 
 
-@pytest.mark.engine
 def test_a_rank_trains_on_the_gpu_that_ray_train_gives_it(monkeypatch) -> None:
     import ray.train.torch
 
@@ -264,6 +263,7 @@ def test_a_rank_trains_on_the_gpu_that_ray_train_gives_it(monkeypatch) -> None:
     assert rank_device(RunConfig()) == "cpu"
 
 
+@pytest.mark.engine
 def test_two_ranks_under_zero_3_give_the_losses_of_one_and_a_failed_stage_resumes(
     base: Path, pictures: list[str], tmp_path: Path, cluster
 ) -> None:
