@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,9 @@ def main() -> None:
             results["step"][workload] = own = {}
             if options.peer:
                 own["peer"] = run_peer(options, "grpo", workload, model)
-            own["ours"] = whole_step(workload, options, model, folder / f"{workload}-step")
+            # In a process of its own, as in a run: a learner that has closed has left the group its engine knows.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                own["ours"] = process.submit(whole_step, workload, options, model, folder / f"{workload}-step").result()
             if options.peer:
                 own["ratio"] = round(own["ours"]["samples_per_s"] / own["peer"]["samples_per_s"], 2)
             (row,) = rows(workload, 1, folder / workload)

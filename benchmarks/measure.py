@@ -21,8 +21,6 @@ import ray
 from benchmarks.workloads import build_model
 
 _MEMORY_SECONDS = 0.5
-#: Of a learner in this process; a peer that saw them would wait for other ranks.
-RANK_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class PeakMemory:
@@ -83,8 +81,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def run_peer(options: argparse.Namespace, task: str, workload: str, model: Path) -> dict[str, Any]:
     """The peer's result on the workload, with its peak memory. CalledProcessError when it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    environment["OMP_NUM_THREADS"] = str(options.threads)
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     if options.peer_libraries:
         environment["PYTHONPATH"] = str(options.peer_libraries.absolute())
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ class Section(BaseModel):
 class LoraConfig(Section):
     """Low-rank adapters in place of full training (`models.adapters`); the paper trains everything."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, description="Inner width of an adapter")
     alpha: float = Field(32.0, gt=0, description="Adapters count alpha / rank times")
 
 
@@ -56,7 +56,7 @@ class ConstructionConfig(Section):
     max_truncation: float = Field(0.45, ge=0, le=1, description="Most of the projected box that may lie outside the picture")
     min_distance_gap: float = Field(0.3, ge=0, description="Metres by which the nearest option must win")
     direction_margin: float = Field(10.0, ge=0, description="Degrees a direction must keep from a sector border")
-    localization_per_room: int = Field(10, ge=0)
+    localization_per_room: int = Field(10, ge=0, description="Most localisation rows of one room; the kinds below likewise")
     single_image_per_room: int = Field(10, ge=0)
     multi_view_per_room: int = Field(2, ge=0)
     video_per_room: int = Field(4, ge=0)
@@ -75,8 +75,8 @@ class OptimizerConfig(Section):
     lr: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for SFT, 1e-6 for GRPO)")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="From the peak to zero, or not")
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999))
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices; norms and biases have none")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay of the first and second moment")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm, over all ranks")
     offload: bool = Field(False, description="Keep optimizer states and their step on the CPU; needs ZeRO 1, 2 or 3")
 
@@ -135,7 +135,7 @@ class RewardConfig(Section):
     gate: Literal["none", "format", "accuracy"] = Field("none", description="Other components count only if this one holds")
     mra_mode: Literal["inclusive", "strict", "float_compat"] = Field("inclusive", description="A number at a threshold (rewards.accuracy)")
     custom: tuple[str, ...] = Field((), description="Rewards of your own, path/file.py:name")
-    num_cpus: float = Field(0.1, ge=0)
+    num_cpus: float = Field(0.1, ge=0, description="CPUs Ray reserves for the RewardActor")
     processes: int = Field(1, ge=1, description="Killable scorer processes inside the RewardActor")
     timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one scoring call")
     max_failed_share: float = Field(0.2, ge=0, le=1, description="Stop when more completions than this fail to score")
@@ -245,14 +245,14 @@ class EvaluationConfig(Section):
     """Held-out evaluation before and after every stage; same prompts, greedy."""
 
     rows: int = Field(240, ge=1, description="Held-out rows per metric")
-    max_new_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(1024, ge=1, description="Longest answer to a held-out row, tokens")
     pictures: int = Field(12, ge=0, description="Held-out pictures with boxes in the report")
 
 
 class DeadlineConfig(Section):
     """Longest silences, seconds. A wait fails when nothing has progressed for this long, never by total time."""
 
-    engine_start: float = Field(300, gt=0)
+    engine_start: float = Field(300, gt=0, description="Of an engine that loads; those below, of what they are named after")
     generation: float = Field(300, gt=0)
     reward: float = Field(120, gt=0)
     learner: float = Field(600, gt=0)
@@ -264,7 +264,7 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder of the run below `root`")
     root: str = Field("runs", description="Folder that holds all runs")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Of generated rooms and rows, their order, and sampling")
     stages: tuple[StageName, ...] = Field(STAGES, description="Stages to run, in ladder order")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -83,6 +83,16 @@ def test_stages_without_enough_rows_are_named(data_folder, tmp_path):
     assert "lower grpo.prompts_per_step" in refused.value.problems[3].remedy
 
 
+def test_rows_of_a_built_folder_too_long_for_the_engine_are_told_before_a_stage(data_folder, model_folder, tmp_path):
+    settings = config(model={"path": str(model_folder)}, stages=["grpo"], rollout={"max_model_len": 101},
+                      grpo={"prompts_per_step": 1, "sampling": {"max_new_tokens": 100}}, evaluation={"max_new_tokens": 1})
+    with pytest.raises(PreflightError) as refused:
+        check_rows(settings, data_folder, tmp_path / "run")
+    (problem,) = refused.value.problems
+    assert problem.where == "rollout.max_model_len" and "row train/spld_spatial_data/0 takes" in problem.what
+    assert "no stage was started" in str(refused.value) and str(tmp_path / "run") in str(refused.value)
+
+
 def test_a_row_that_breaks_the_schema_is_named_by_file_line_and_field(data_folder):
     path = data_folder / "train" / "spld_spatial_data.jsonl"
     row = json.loads(path.read_text())
