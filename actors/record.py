@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.types import Group, Rewards
 from data.stage_files import keep_steps, write_text
+from rewards.rows import RewardRow
 
 METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
 
@@ -39,10 +40,10 @@ class Progress:
 
 
 class StageRecord:
-    """The stage folder of one run, identified by `fingerprint`."""
+    """The stage folder of one run, identified by `fingerprint`; `rewards`: component to version of custom rewards."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder, self._fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, rewards: Mapping[str, str]) -> None:
+        self.folder, self._fingerprint, self._rewards = folder, fingerprint, dict(rewards)
         self._checkpoints = folder / "checkpoints"
 
     @property
@@ -55,8 +56,11 @@ class StageRecord:
             and (self.folder / MODEL).is_dir()
         )
 
-    def resume(self) -> Progress:
-        """The last committed state; cuts the records behind it. CheckpointMismatch for the work of other settings."""
+    def resume(self, accept_changed_rewards: bool = False) -> Progress:
+        """The last committed state; cuts the records behind it.
+
+        CheckpointMismatch for the work of other settings, and for that of other rewards unless they are accepted.
+        """
         (self.folder / "traces").mkdir(parents=True, exist_ok=True)
         self._checkpoints.mkdir(exist_ok=True)
         latest = self._checkpoints / "latest.json"
@@ -67,6 +71,13 @@ class StageRecord:
                 raise CheckpointMismatch(
                     f"{self._checkpoints} belongs to other settings, rows or another model; "
                     "remove that folder to start the stage afresh, or put the old ones back"
+                )
+            changed = [name for name, version in self._rewards.items() if state["rewards"].get(name) != version]
+            if changed and not accept_changed_rewards:
+                raise CheckpointMismatch(
+                    f"the source of reward {', '.join(changed)} has changed since step {state['step']} of "
+                    f"{self._checkpoints}; put the old one back, go on with the new one by --set reward.accept_changed=true, "
+                    "or remove that folder to start the stage afresh"
                 )
             checkpoint = self._checkpoints / f"step-{state['step']}"
             progress = Progress(state["step"], state["version"], state["prompts"], checkpoint)
@@ -91,6 +102,7 @@ class StageRecord:
                     "version": progress.version,
                     "prompts": progress.prompts,
                     "fingerprint": self._fingerprint,
+                    "rewards": self._rewards,
                 }
             )
             + "\n",
@@ -105,22 +117,30 @@ class StageRecord:
         groups: Sequence[Group],
         rewards: Sequence[Rewards],
         advantages: Sequence[Sequence[float]],
+        rows: Sequence[RewardRow] = (),
     ) -> None:
-        """The lines of one step. Numbers that are not finite are written as null."""
+        """The lines of one step; numbers that are not finite become null. `rows`: the groups', as rewards saw them."""
+        seen = rows or [None] * len(groups)
         with (self.folder / TRACES).open("a") as file:
-            for group, *numbers in zip(groups, rewards, advantages, strict=True):
-                file.write(json.dumps(trace(metrics["step"], group, *numbers), ensure_ascii=False) + "\n")
+            for group, *numbers, row in zip(groups, rewards, advantages, seen, strict=True):
+                file.write(json.dumps(trace(metrics["step"], group, *numbers, row), ensure_ascii=False) + "\n")
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n")
 
     def finish(self) -> None:
         """The model is written: mark the end and drop the checkpoints."""
-        write_text(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint}) + "\n")
+        write_text(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint, "rewards": self._rewards}) + "\n")
         shutil.rmtree(self._checkpoints)
 
 
-def trace(step: int, group: Group, rewards: Rewards, advantages: Sequence[float]) -> dict[str, Any]:
-    """A group as a reader wants it; pictures by path. `reward` is what a completion was compared by: its total, shaped."""
+def trace(
+    step: int, group: Group, rewards: Rewards, advantages: Sequence[float], row: RewardRow | None = None
+) -> dict[str, Any]:
+    """A group as a reader wants it; pictures by path. `reward` is what a completion was compared by: its total, shaped.
+
+    Boxes: `truth` has them in pixels of the original picture, `target_boxes` in those of the processed one, of
+    `processed_size` (width, height), as `row` has them; both are null without it.
+    """
     example, generation = group.prompt.example, group.generation
     return {
         "step": step,
@@ -130,6 +150,11 @@ def trace(step: int, group: Group, rewards: Rewards, advantages: Sequence[float]
         "row": example.id,
         "question_type": example.question_type,
         "media": example.media,
+        "question": example.question,
+        "options": example.options,
+        "metadata": dict(example.metadata),
+        "target_boxes": None if row is None else row.target_boxes,
+        "processed_size": None if row is None else row.processed_size,
         "prompt": "\n".join(
             item["text"] for message in group.prompt.messages for item in message["content"] if "text" in item
         ),

@@ -97,5 +97,7 @@ def check_failed_share(groups: Sequence[Group], allowed: float) -> None:
     if len(failed) > allowed * len(scores):
         raise GrpoFailed(
             f"{len(failed)} of {len(scores)} completions of one step could not be scored, {allowed:.0%} are allowed "
-            f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}"
+            f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}\n"
+            "The run is paused: the same command goes on from the last checkpoint once the reward is mended "
+            "(with --set reward.accept_changed=true, if its source has changed)."
         )

@@ -30,8 +30,7 @@ import ray
 from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import RayWait
 from actors.learner import Learner
-from actors.reward import RewardActor
-from actors.reward_child import RewardRow
+from actors.reward import RewardActor, longest_silence
 from actors.rollout import RolloutRequest, RolloutWorker
 from actors.types import Generation, Group
 from actors.weights import shared_memory_folder
@@ -39,6 +38,7 @@ from configs.schema import RunConfig
 from data.types import Prompt
 from models.heap import training_runtime
 from rewards.outcome import Score
+from rewards.rows import RewardRow
 
 #: Calls an async rollout actor takes at a time; beyond it calls queue in Ray, control calls included.
 ROLLOUT_CONCURRENCY = 1000
@@ -78,7 +78,7 @@ class Sync:
 
 
 class StageActors:
-    """Rollout workers, reward actor and learner ranks of one run. Make it, `start` it, `close` it in any case."""
+    """Rollout workers, reward actors and learner ranks of one run. Make it, `start` it, `close` it in any case."""
 
     def __init__(self, config: RunConfig, model_folder: str, stage_folder: str, steps: int) -> None:
         """Creates the actors; they are placed when Ray finds room."""
@@ -91,12 +91,13 @@ class StageActors:
             .remote(f"w{index}", model_folder, rollout, config.model.dtype, config.seed)
             for index in range(rollout.workers)
         ]
-        self._reward = (
+        self._rewards = [
             # A group whose generation comes first is scored first, whatever was queued before it.
             ray.remote(RewardActor)
             .options(num_cpus=reward.num_cpus, max_concurrency=reward.processes, allow_out_of_order_execution=True)
             .remote(reward)
-        )
+            for _ in range(reward.actors)
+        ]
         self._learners = [
             ray.remote(Learner)
             .options(
@@ -116,7 +117,7 @@ class StageActors:
         begun = told = time.monotonic()
         limit = self._config.deadlines.engine_start
         refs = {f"rollout worker w{index}": worker.start.remote() for index, worker in enumerate(self._workers)}
-        refs["reward actor"] = self._reward.start.remote()
+        refs |= {f"reward actor {index}": actor.start.remote() for index, actor in enumerate(self._rewards)}
         address = self._wait.one(self._learners[0].address.remote(), "learner rank 0 to answer", limit)
         refs |= {
             f"learner rank {rank}": learner.start.remote(*address, checkpoint)
@@ -139,7 +140,10 @@ class StageActors:
     def roll_out(self, tasks: Sequence[PromptTask]) -> Rollouts:
         """One request with n = G per prompt, spread evenly over the workers."""
         refs = [self._workers[index % self.workers].generate.remote(task.request) for index, task in enumerate(tasks)]
-        score_refs = tuple(self._reward.score.remote(task.row, ref) for task, ref in zip(tasks, refs, strict=True))
+        score_refs = tuple(
+            self._rewards[index % len(self._rewards)].score.remote(task.row, ref)
+            for index, (task, ref) in enumerate(zip(tasks, refs, strict=True))
+        )
         by_id = self._wait.all(
             {task.request.request_id: ref for task, ref in zip(tasks, refs, strict=True)},
             "generations",
@@ -160,7 +164,7 @@ class StageActors:
         """The groups with their scores."""
         refs = {task.request.request_id: ref for task, ref in zip(rollouts.tasks, rollouts.score_refs, strict=True)}
         # Scores arrive by group, and every member of a group may take its whole time.
-        limit = self._config.deadlines.reward + self._config.grpo.group_size * self._config.reward.timeout_seconds
+        limit = self._config.deadlines.reward + longest_silence(self._config.reward, self._config.grpo.group_size)
         scores: dict[str, tuple[Score, ...]] = self._wait.all(refs, "scores", limit)
         return tuple(
             Group(task.prompt, generation, scores[task.request.request_id])
@@ -270,9 +274,9 @@ class StageActors:
     def close(self) -> None:
         """Ask every actor to end what it owns, then kill it; removes the published weights. Dead ones are no error."""
         farewells = [worker.stop.remote() for worker in self._workers]
-        farewells += [self._reward.close.remote(), *(learner.close.remote() for learner in self._learners)]
+        farewells += [actor.close.remote() for actor in (*self._rewards, *self._learners)]
         ray.wait(farewells, num_returns=len(farewells), timeout=STOP_SECONDS)
-        for actor in (*self._workers, self._reward, *self._learners):
+        for actor in (*self._workers, *self._rewards, *self._learners):
             ray.kill(actor)
         shutil.rmtree(shared_memory_folder(Path(self._stage_folder)), ignore_errors=True)
 

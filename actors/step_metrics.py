@@ -38,6 +38,7 @@ def step_metrics(
 ) -> dict[str, Any]:
     """The line of metrics.jsonl.
 
+    `reward_NAME` is the mean of a component over the completions it applies to, their share `applies_NAME`.
     `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
     engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
     vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
@@ -65,8 +66,12 @@ def step_metrics(
             f"reward_{name}": _mean([score.components[name] for score in ok if name in score.components])
             for name in names
         },
+        **{f"applies_{name}": sum(name in score.components for score in ok) / len(ok) for name in names},
         "valid_fraction": len(ok) / len(scores),
-        "truncated_fraction": sum(score.outcome == "truncated" for score in scores) / len(scores),
+        **{
+            f"{outcome}_fraction": sum(score.outcome == outcome for score in scores) / len(scores)
+            for outcome in ("truncated", "timeout", "error")
+        },
         "zero_variance_fraction": outcomes.count("zero_variance") / len(outcomes),
         "prompts": len(sampled.tasks),
         **dict.fromkeys(LEARNER_KEYS),

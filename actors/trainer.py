@@ -23,16 +23,17 @@ from actors.deadlines import DeadlineExceeded
 from actors.ledger import PromptSchedule
 from actors.prompt_tasks import TaskMaker
 from actors.record import MODEL, Progress, StageRecord
+from actors.reward import reward_specs
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
 from actors.stage import StageActors
 from actors.step_batch import step_batch
 from actors.step_metrics import gap_alarm, progress_line, step_metrics
-from configs.schema import RunConfig
+from configs.schema import OPERATIONAL_REWARD, RewardConfig, RunConfig
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
 from data.types import Example
 from models.loading import check_model_folder
-from rewards.contract import source_hash
+from rewards.loading import source_hash
 
 Say = Callable[[str], None]
 
@@ -54,16 +55,17 @@ def train_policy(
 ) -> Path:
     """`run_grpo` on rows already read."""
     check_model_folder(model_folder)
-    record = StageRecord(stage_folder, identity_of(config, examples, model_folder))
+    record = StageRecord(stage_folder, identity_of(config, examples, model_folder), reward_versions(config.reward))
     if record.finished:
         say("grpo: already trained")
         return stage_folder / MODEL
     schedule = PromptSchedule(examples, config.grpo, config.seed)
     tasks = TaskMaker(config, schedule, model_folder)
-    position = record.resume()
+    position = record.resume(config.reward.accept_changed)
     say(
         f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
-        f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), the reward actor"
+        f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), "
+        f"{config.reward.actors} reward actor(s)"
     )
     actors = StageActors(config, str(model_folder), str(stage_folder), schedule.steps)
     try:
@@ -105,7 +107,8 @@ def optimise(
             synced = actors.sync(synced.version + 1, tasks.canary())  # pi_old <- pi_theta, proved on every worker
         watch.lap("sync")
         metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, actors.workers)
-        record.append(metrics, sampled.groups, sampled.rewards, [own.advantages_G.tolist() for own in sampled.advantages])
+        advantages = [own.advantages_G.tolist() for own in sampled.advantages]
+        record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         say(progress_line(metrics, steps))
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
             say(alarm)
@@ -124,10 +127,17 @@ def reason(error: Exception) -> str:
 
 
 def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
-    """Fingerprint of the stage's work, the source of custom rewards included."""
+    """Fingerprint of the stage's work; the source of custom rewards is apart (`reward_versions`)."""
     model, data = (config.model.dtype, config.model.freeze_vision, config.model.lora), config.data.preset
-    # By name and content: a job's copy of the working directory has another path at every start.
-    custom = tuple((location.rpartition(":")[2], source_hash(location)) for location in config.reward.custom)
-    built_in = config.reward.model_copy(update={"custom": ()})
+    # By name, not by path: a job's copy of the working directory has another path at every start.
+    custom = [
+        (spec.component, spec.weight, sorted(spec.params.items()), spec.batched) for spec in reward_specs(config.reward)
+    ]
+    built_in = config.reward.model_dump(exclude={"custom", *OPERATIONAL_REWARD})
     settings = (config.seed, config.grpo, config.learner, built_in, custom, model, data)
     return fingerprint(settings, examples, model_folder)
+
+
+def reward_versions(config: RewardConfig) -> dict[str, str]:
+    """Component to hash of its source, of the rewards of one's own. RewardContractError for a source that is not there."""
+    return {spec.component: source_hash(spec) for spec in reward_specs(config)}

@@ -148,6 +148,10 @@ def train_batch(prompts: Sequence[Prompt], processor, rng: np.random.Generator) 
     return TrainBatch(tuple(groups), GROUP * len(groups), GROUP * NEW_TOKENS * len(groups))
 
 
+def say(line: str) -> None:
+    print(f"learner_step: {time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     options = arguments(__doc__.splitlines()[0]).parse_args()
     if not TRAINING_HEAP.items() <= os.environ.items():  # a learner's process begins with it
@@ -159,6 +163,7 @@ def main() -> None:
         model = build_model(folder / "model")
         processor, policy = load_processor(model), PolicyForward(load_policy(model))
         for workload in options.workload or ("single", "multiview"):
+            say(f"{workload}: whole step")
             results["step"][workload] = own = {}
             if options.peer:
                 own["peer"] = run_peer(options, "grpo", workload, model)
@@ -170,13 +175,16 @@ def main() -> None:
             (row,) = rows(workload, 1, folder / workload)
             content = [{"type": "image"}] * len(row.media) + [{"type": "text", "text": QUESTION}]
             encoded = encode(processor, [{"role": "user", "content": content}], load_images(row.media), False)
+            say(f"{workload}: groups of {GROUPS}")
             results["group_size"][workload] = [
                 group_cost(policy, encoded, size, NEW_TOKENS, options.steps) for size in GROUPS
             ]
+            say(f"{workload}: completions of {LONG} tokens")
             results["completion_length"][workload] = [
                 group_cost(policy, encoded, 8, tokens, options.steps) for tokens in LONG
             ]
     sizes = [(1_152, 128), (19_000, 128), (38_000, 128), (152_000, 128), (38_000, 2048), (152_000, 2048)]
+    say("memory of log-probs")
     results["logprob_memory"] = [logprob_memory(*size) for size in sizes]
     report("learner_step", options, results)
 

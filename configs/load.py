@@ -20,11 +20,13 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import RunConfig
+from configs.schema import OPERATIONAL_REWARD, RunConfig
 
 COMMAND_LINE = "--set"
 #: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
-OPERATIONAL = ("root", "deadlines", "rollout.workers", "model.attention")
+OPERATIONAL = (
+    "root", "deadlines", "rollout.workers", "model.attention", *(f"reward.{name}" for name in OPERATIONAL_REWARD),
+)
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,15 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def _without_places(key: str) -> str:
+    """A dotted key as the schema has it: without positions in lists."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
 def _annotation(key: str) -> Any:
     """What the schema allows for a dotted key; list positions in it are passed over."""
     annotation: Any = RunConfig
-    for part in key.split("."):
+    for part in _without_places(key).split("."):
         if section := _section(annotation):
             annotation = section.model_fields[part].annotation
     return annotation
@@ -216,7 +223,10 @@ def _syntax_problem(path: Path, error: Exception) -> Problem:
 
 
 def _mark(node: yaml.Node, prefix: str, path: str, tree: _Tree) -> None:
-    """Records the line of every key and reports keys written twice."""
+    """Records the line of every key and reports keys written twice; sections in lists have their place as a key."""
+    for place, item in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
+        tree.origin[f"{prefix}{place}"] = f"{path}:{item.start_mark.line + 1}"
+        _mark(item, f"{prefix}{place}.", path, tree)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
@@ -295,12 +305,13 @@ def _problem(item: Mapping[str, Any], tree: _Tree, file: str) -> Problem:
 def nearest_key(key: str) -> str | None:
     """The valid key closest to `key`: a sibling with a similar name, else the same or a similar name elsewhere."""
     keys = list(valid_keys())
-    section, _, leaf = key.rpartition(".")
+    place, _, leaf = key.rpartition(".")
+    section = _without_places(place)
     siblings = [other.rpartition(".")[2] for other in keys if other.rpartition(".")[0] == section]
     initials = "".join(word[0] for word in leaf.split("_") if word)  # learning_rate -> lr
     close = difflib.get_close_matches(leaf, siblings, 1, 0.7) or [name for name in siblings if name == initials]
     if close:
-        return f"{section}.{close[0]}" if section else close[0]
+        return f"{place}.{close[0]}" if place else close[0]
     same_name = [other for other in keys if other.rpartition(".")[2] == leaf]
     if same_name:
         return max(same_name, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
@@ -318,7 +329,8 @@ def _choices(key: str) -> list[str]:
 def _example(key: str) -> str:
     """The first settings of a section with their defaults, as YAML."""
     section = _section(_annotation(key))
-    defaults = section().model_dump(mode="json") if section else {}
+    complete = section is not None and not any(info.is_required() for info in section.model_fields.values())
+    defaults = section().model_dump(mode="json") if complete else {}
     return f" like {yaml.safe_dump(dict(list(defaults.items())[:2]), default_flow_style=True, sort_keys=False).strip()}" if defaults else ""
 
 

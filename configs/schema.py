@@ -7,9 +7,9 @@ what a run used is what its `config.yaml` says.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 StageName = Literal["sft1", "sft2", "coldstart", "grpo"]
 STAGES: tuple[StageName, ...] = ("sft1", "sft2", "coldstart", "grpo")
@@ -126,19 +126,51 @@ class RolloutConfig(Section):
     canary_tolerance: float = Field(1e-3, gt=0, description="Largest log-prob gap, nats, of a proved weight version")
 
 
+#: Settings of `reward` that change how scores are computed and when a run stops, not what a completion is worth.
+OPERATIONAL_REWARD = ("actors", "num_cpus", "processes", "timeout_seconds", "retries", "memory_mib", "max_failed_share",
+                      "accept_changed")
+
+
+class CustomRewardConfig(Section):
+    """A reward of your own (docs/rewards.md)."""
+
+    source: str = Field(description="path/file.py:name, the name of an installed entry point, or http or judge")
+    name: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Its component; none: the name in `source`")
+    weight: float = Field(1.0, description="What its components count in the total; may be negative")
+    params: dict[str, Any] = Field({}, description="Keyword arguments of every call; secrets belong in the environment")
+    batched: bool = Field(False, description="Called once with the completions of a group, not once for each")
+
+
 class RewardConfig(Section):
-    """Weights of the verifiable rewards; 0 switches a component off."""
+    """Verifiable rewards. Of the first four the weights; 0 switches a component off."""
 
     format: float = Field(1.0, ge=0, description="One think block, one answer block")
     answer: float = Field(1.0, ge=0, description="A choice that is right, a number by relative accuracy")
     iou: float = Field(1.0, ge=0, description="Ours: the paper has no IoU reward; counts on rows that ask for boxes")
+    repetition: float = Field(0.0, ge=0, description="Minus the share of word n-grams that came before")
+    repetition_ngram: int = Field(4, ge=1, description="Words of such an n-gram")
     gate: Literal["none", "format", "accuracy"] = Field("none", description="Other components count only if this one holds")
+    preset: Literal["ladder", "paper"] = Field("ladder", description="paper: format and answer as the authors' code scores them")
     mra_mode: Literal["inclusive", "strict", "float_compat"] = Field("inclusive", description="A number at a threshold (rewards.accuracy)")
-    custom: tuple[str, ...] = Field((), description="Rewards of your own, path/file.py:name")
-    num_cpus: float = Field(0.1, ge=0, description="CPUs Ray reserves for the RewardActor")
-    processes: int = Field(1, ge=1, description="Killable scorer processes inside the RewardActor")
-    timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one scoring call")
+    iou_shape: Literal["plain", "squared", "thresholded", "soft_f1", "giou"] = Field("plain", description="See rewards.iou")
+    iou_threshold: float = Field(0.5, ge=0, le=1, description="Least IoU that counts, where iou_shape is thresholded")
+    custom: tuple[CustomRewardConfig, ...] = Field((), description="Rewards of your own; path/file.py:name alone will do")
+    actors: int = Field(1, ge=1, description="RewardActors; groups go to them in turn")
+    num_cpus: float = Field(0.1, ge=0, description="CPUs Ray reserves for each RewardActor")
+    processes: int = Field(1, ge=1, description="Killable scorer processes inside each RewardActor")
+    timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one call of a reward")
+    retries: int = Field(0, ge=0, description="How often a call is tried again that timed out or whose process ended")
+    memory_mib: int = Field(4096, ge=0, description="Data a scorer process may allocate; 0: any")
     max_failed_share: float = Field(0.2, ge=0, le=1, description="Stop when more completions than this fail to score")
+    accept_changed: bool = Field(False, description="Go on from a checkpoint although the source of a custom reward has changed")
+
+    @field_validator("custom", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """A location alone stands for a reward with nothing else set."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple({"source": item} if isinstance(item, str) else item for item in value)
 
 
 class ObjectiveConfig(Section):

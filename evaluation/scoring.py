@@ -19,7 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Mapping, Sequence
 
-from configs.schema import RewardConfig
 from data.coordinates import Size, to_processed
 from data.prompts import Mode, answer_kind
 from data.types import Example
@@ -92,11 +91,6 @@ class Scoring:
 
     metric: Metric
     settings: RewardSettings = RewardSettings()
-
-
-def reward_settings(config: RewardConfig) -> RewardSettings:
-    """The part of the configuration that decides what a completion is worth."""
-    return RewardSettings(config.format, config.answer, config.iou, config.gate, config.mra_mode)
 
 
 def score_rows(

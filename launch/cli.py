@@ -1,7 +1,7 @@
 """The command line `ladder` (also `python -m launch`).
 
-Exit codes: 0 done; 1 the work failed; 2 refused before any stage was started (bad arguments, configuration, inputs, too
-few resources), with one message on standard error; 130 interrupted.
+Exit codes: 0 done; 1 the work failed, or a check found a fault; 2 refused before any stage was started (bad arguments,
+configuration, inputs, too few resources), with one message on standard error; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from launch.places import home, with_absolute_paths
 from launch.preflight import model_problems
 from launch.problems import PreflightError
 from launch.progress import Progress
+from launch.reward_findings import RewardRefused
 from launch.run_folder import RunFolder, RunFolderError
 from launch.summary import results_table
 
 HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
-REFUSALS = (ConfigError, PreflightError, RunFolderError)
+REFUSALS = (ConfigError, PreflightError, RewardRefused, RunFolderError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +82,36 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write; must not exist yet")
     _settings(build)
     build.set_defaults(command=_build)
+
+    reward = commands.add_parser("reward", help="rewards of your own").add_subparsers(required=True, metavar="ACTION")
+    _reward_commands(reward)
     return parser
+
+
+def _reward_commands(reward: argparse._SubParsersAction) -> None:
+    check = reward.add_parser("check", help="does a reward keep the contract? (docs/rewards.md)")
+    check.add_argument(
+        "source", metavar="SOURCE", help="path/file.py:name, an entry point, http or judge; with --config also a component"
+    )
+    check.add_argument("--cases", type=Path, metavar="FILE", help="JSON lines {text, example, expected} of your own")
+    check.add_argument("--traces", metavar="RUN_OR_FILE", help="score the completions of an earlier run again")
+    check.add_argument(
+        "--config", type=Path, metavar="CONFIG", help="take params, weight, batched and limits from its reward section"
+    )
+    check.add_argument("--batched", action="store_true", help="it takes the texts of a group at once")
+    check.add_argument(
+        "--param", action="append", default=[], metavar="NAME=JSON", dest="params", help="a keyword argument of every call"
+    )
+    check.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="deadline of a call (default: reward.timeout_seconds)"
+    )
+    _settings(check)
+    check.set_defaults(command=_check_reward)
+
+    new = reward.add_parser("new", help="write a reward to start from, and its test")
+    new.add_argument("file", metavar="FILE.py", type=Path)
+    new.add_argument("--name", help="name of the function (default: that of the file)")
+    new.set_defaults(command=_new_reward)
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +180,25 @@ def _build(options: argparse.Namespace) -> int:
     say = Progress()
     build_data(resolved, options.out.absolute(), say)
     say(f"data folder {options.out} is written")
+    return 0
+
+
+def _check_reward(options: argparse.Namespace) -> int:
+    from launch.reward_check import check, inquiry
+
+    return check(
+        inquiry(
+            options.source, config=options.config, overrides=options.overrides, params=options.params,
+            batched=options.batched, timeout=options.timeout, cases=options.cases, traces=options.traces,
+        )
+    )
+
+
+def _new_reward(options: argparse.Namespace) -> int:
+    from launch.reward_new import write_starter
+
+    reward, test = write_starter(options.file, options.name)
+    print(f"{reward} and {test} are written; try: ladder reward check {reward}:{options.name or reward.stem}")
     return 0
 
 

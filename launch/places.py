@@ -65,7 +65,9 @@ def with_absolute_paths(config: RunConfig, base: Path | None = None) -> RunConfi
     model = config.model.model_copy(update={"path": str(input_path(config.model.path, base))})
     found = {"path": config.data.path, "source": config.data.source}
     data = config.data.model_copy(update={k: str(input_path(v, base)) for k, v in found.items() if v is not None})
-    custom = tuple(_reward_location(text, base) for text in config.reward.custom)
+    custom = tuple(
+        own.model_copy(update={"source": _reward_location(own.source, base)}) for own in config.reward.custom
+    )
     reward = config.reward.model_copy(update={"custom": custom})
     root = str((base / Path(config.root).expanduser()).absolute())
     return config.model_copy(update={"model": model, "data": data, "reward": reward, "root": root})

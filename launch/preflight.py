@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.reward import reward_specs
 from configs.schema import RunConfig, SFTConfig, StageName
 from launch.data_checks import data_problems
 from launch.problems import PreflightError, Problem
+from rewards.settings import RewardSpec
 
 #: A file of the user's own may import much before its reward is there.
 REWARD_SECONDS = 60.0
-REFUSED = 2  # exit code of `rewards.contract`
+REFUSED = 2  # exit code of `rewards.loading`
 FREE_MARGIN = 1 << 30  # bytes kept free beside the estimate
 LORA_LR = 1e-5  # below, tens of steps move a weight by less than bfloat16 resolves
 COPIES_PER_STAGE = 5  # model, optimizer state in float32 (master, two moments), and one spare while replacing
@@ -81,27 +83,29 @@ def attention_problems(config: RunConfig) -> Iterator[Problem]:
 
 def reward_problems(config: RunConfig) -> Iterator[Problem]:
     """Rewards of the user's own: each loads, in a process of its own as in the run, and has a name of its own."""
-    from rewards.contract import check_names
+    from rewards.loading import check_names
     from rewards.errors import RewardContractError
 
+    specs = reward_specs(config.reward)
     try:
-        check_names(config.reward.custom)
+        check_names(specs)
     except RewardContractError as error:
         yield Problem(str(error), "reward.custom", "every reward is one component of the score and needs its own name")
-    for location in config.reward.custom:
-        if reason := _why_not_loaded(location):
-            yield Problem(reason, "reward.custom", f"correct it; this tries it alone: python -m rewards.contract {location}")
+    for spec in specs:
+        if reason := _why_not_loaded(spec):
+            configured = f"{spec.component} --config CONFIG" if spec.params or spec.batched else spec.source
+            yield Problem(reason, "reward.custom", f"correct it; this tries it alone: ladder reward check {configured}")
 
 
-def _why_not_loaded(location: str) -> str | None:
+def _why_not_loaded(spec: RewardSpec) -> str | None:
     """What the child that loads a reward said or did; None when it loaded."""
-    from rewards.contract import LOADED
+    from rewards.loading import LOADED, specs_to_json
 
     variables = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "rewards.contract", location],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "rewards.loading"],
+            input=specs_to_json([spec]),
             capture_output=True,
             text=True,
             errors="replace",
@@ -109,13 +113,13 @@ def _why_not_loaded(location: str) -> str | None:
             env={**os.environ, **variables},
         )
     except subprocess.TimeoutExpired:
-        return f"reward {location!r}: not loaded within {REWARD_SECONDS:.0f} s; the file hangs when it is imported"
+        return f"reward {spec.source!r}: not loaded within {REWARD_SECONDS:.0f} s; the file hangs when it is imported"
     if child.returncode == 0 and child.stdout.rpartition(LOADED)[1]:
         return None
     said = child.stderr.strip()
     if child.returncode == REFUSED and said:
         return said.replace("\n", "\n    ")
-    return f"reward {location!r}: the file ends the process when it is imported (exit code {child.returncode})"
+    return f"reward {spec.source!r}: the file ends the process when it is imported (exit code {child.returncode})"
 
 
 def remarks(config: RunConfig) -> Iterator[str]:
@@ -189,9 +193,9 @@ def stage_demand(config: RunConfig, stage: StageName) -> Capacity:
         gpus = section.ranks * (1.0 if config.learner.num_gpus else 0.0)
         return Capacity(float(section.ranks), gpus, f"{section.ranks} learner rank(s)")
     rollout, learner, reward = config.rollout, config.learner, config.reward
-    cpus = rollout.workers * rollout.num_cpus + learner.ranks * learner.num_cpus + reward.num_cpus
+    cpus = rollout.workers * rollout.num_cpus + learner.ranks * learner.num_cpus + reward.actors * reward.num_cpus
     gpus = rollout.workers * rollout.num_gpus + learner.ranks * learner.num_gpus
-    owner = f"{rollout.workers} rollout worker(s), {learner.ranks} learner rank(s), the reward actor"
+    owner = f"{rollout.workers} rollout worker(s), {learner.ranks} learner rank(s), {reward.actors} reward actor(s)"
     return Capacity(cpus, gpus, owner)
 
 

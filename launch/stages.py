@@ -76,7 +76,8 @@ def evaluate(config: RunConfig, evaluators: Evaluators, model: Path, data: Path,
     from data.reading import load_split
     from evaluation.evaluate import evaluate as ask_rows
     from evaluation.evaluate import prepare
-    from evaluation.scoring import Scoring, reward_settings
+    from actors.reward import reward_settings
+    from evaluation.scoring import Scoring
     from models.loading import load_processor
 
     split, processor = load_split(data, "heldout"), load_processor(model)

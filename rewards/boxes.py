@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_CHARACTERS = 8192
 MAX_ITEMS = 64
@@ -43,6 +44,7 @@ def parse_boxes(text: str) -> tuple[PredictedBox, ...] | None:
     return tuple(_predicted(item) for item in items)
 
 
+@lru_cache(1024)
 def normalize_label(label: str) -> str:
     """Lower case, `_` and `-` as spaces, single spaces: labels are equal when this is."""
     return " ".join(label.lower().replace("_", " ").replace("-", " ").split())

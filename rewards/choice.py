@@ -2,41 +2,75 @@
 
 What holds: only whole-answer forms count (`A`, `A.`, `(A)`, `[A]`, `A)`, `A: text`, `A. text`, `option A`, or the exact
 text of one option); the letter is one of the row's options; an answer that names two options names none. Letters in
-prose, the article "a" among them, are no answer.
+prose, the article "a" among them, are no answer. Reading takes time linear in the answer, and an answer beyond
+`MAX_CHARACTERS` of rewards.number is refused unread.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 
 from rewards.errors import GroundTruthError
+from rewards.number import MAX_CHARACTERS
 
-_OPTION = re.compile(r"\s*([A-Z])[.:)]\s*(.*?)\s*", re.DOTALL)
-_BRACKETED = re.compile(r"(?:option\s+)?(?:\(([a-z])\)|\[([a-z])\])[.:]?\s*(.*)", re.IGNORECASE | re.DOTALL)
-_BARE = re.compile(r"(?:option\s+)?([a-z])(?:[.:)]\s*(.*))?", re.IGNORECASE | re.DOTALL)
+_OPTION = re.compile(r"\s*([A-Z])[.:)](.*)", re.DOTALL)
+# Letters are spelt out: without regard to case, [a-z] would also match the long s and the dotless i.
+_BRACKETED = re.compile(r"(?i:option\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\])[.:]?\s*(.*)", re.DOTALL)
+_BARE = re.compile(r"(?i:option\s+)?([A-Za-z])(?:[.:)]\s*(.*))?", re.DOTALL)
 _LONE_LETTER = re.compile(r"(?<![\w'])[A-Za-z](?![\w'])")
+# An "a" before a word is the article, unless it is listed ("a or b") or called an option.
+_ARTICLE = re.compile(r"(?<!\S)(?<![Oo]ption )a(?=\s+(?!or\b|and\b)\w)")
 
 
-def option_texts(options: Sequence[str]) -> dict[str, str]:
+def option_texts(options: Sequence[str]) -> Mapping[str, str]:
     """Letter to text of options lettered `A. text`; GroundTruthError if one has no letter or a letter comes twice."""
+    return _option_texts(tuple(options))
+
+
+@lru_cache(1024)  # the same for every completion of a group
+def _option_texts(options: tuple[str, ...]) -> Mapping[str, str]:
     texts: dict[str, str] = {}
     for option in options:
         match = _OPTION.fullmatch(option)
         if match is None or match[1] in texts:
             raise GroundTruthError(f"option {option!r}: options start with a letter of their own, such as 'A. chair'")
-        texts[match[1]] = match[2]
-    return texts
+        texts[match[1]] = match[2].strip()
+    return MappingProxyType(texts)
 
 
 def parse_choice(answer: str, options: Sequence[str]) -> str | None:
-    """The upper-case letter that `answer` names, or None when it names none, several, or one outside `options`."""
+    """The upper-case letter that `answer` names, or None when it names none, several, or one outside `options`.
+
+    Raises GroundTruthError as `option_texts` does.
+    """
+    return _named(answer, option_texts(options))
+
+
+def choice_reward(answer: str | None, truth: str, options: Sequence[str]) -> float:
+    """1.0 if the answer names the letter `truth`, else 0.0; GroundTruthError if `truth` is not an option's letter."""
     texts = option_texts(options)
-    plain = answer.strip()
-    same_text = [letter for letter, text in texts.items() if _plain(text) and _plain(text) == _plain(plain)]
-    if same_text:
-        return same_text[0] if len(same_text) == 1 else None
-    match = _BRACKETED.fullmatch(plain) or _BARE.fullmatch(plain)
+    if truth not in texts:
+        raise GroundTruthError(f"answer {truth!r} is not the letter of one of the options {list(options)!r}")
+    return 1.0 if answer is not None and _named(answer, texts) == truth else 0.0
+
+
+def _named(answer: str, texts: Mapping[str, str]) -> str | None:
+    """The one letter of `texts` that the answer names, by letter or by text, or None."""
+    if len(answer) > MAX_CHARACTERS:
+        return None
+    stripped = answer.strip()
+    by_letter = _named_by_letter(stripped, texts)
+    plain = _plain(stripped)
+    by_text = {letter for letter, text in texts.items() if plain and _plain(text) == plain}
+    named = by_text | {by_letter} if by_letter else by_text  # the answer "A" where the text of option B is "A": both
+    return named.pop() if len(named) == 1 else None
+
+
+def _named_by_letter(stripped: str, texts: Mapping[str, str]) -> str | None:
+    match = _BRACKETED.fullmatch(stripped) or _BARE.fullmatch(stripped)
     if match is None:
         return None
     *letters, rest = match.groups()
@@ -44,21 +78,14 @@ def parse_choice(answer: str, options: Sequence[str]) -> str | None:
     return letter if letter in texts and not (rest and _names_another(rest, letter, texts)) else None
 
 
-def choice_reward(answer: str | None, truth: str, options: Sequence[str]) -> float:
-    """1.0 if the answer names the letter `truth`, else 0.0; GroundTruthError if `truth` is not an option's letter."""
-    if truth not in option_texts(options):
-        raise GroundTruthError(f"answer {truth!r} is not the letter of one of the options {list(options)!r}")
-    return 1.0 if answer is not None and parse_choice(answer, options) == truth else 0.0
-
-
 def _plain(text: str) -> str:
     return " ".join(text.split()).rstrip(".").casefold()
 
 
-def _names_another(rest: str, letter: str, texts: dict[str, str]) -> bool:
+def _names_another(rest: str, letter: str, texts: Mapping[str, str]) -> bool:
     """Whether the words after `A. ` name an option that is not `letter`: by its letter, or by its exact text."""
     if _plain(rest) == _plain(texts[letter]):
         return False
-    named = {word.upper() for word in _LONE_LETTER.findall(rest) if word != "a" or rest.rstrip(".") == "a"}
-    other_letter = any(found in texts and found != letter for found in named)
+    letters = {found.upper() for found in _LONE_LETTER.findall(_ARTICLE.sub(" ", rest))}
+    other_letter = any(found in texts and found != letter for found in letters)
     return other_letter or any(_plain(rest) == _plain(text) for text in texts.values())

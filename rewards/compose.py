@@ -4,26 +4,30 @@ What holds
     * Applicability is a property of the row, never of the text, so it is constant within a group. A component that
       does not apply, or whose weight is 0, is absent from `components`.
     * `components` holds what was measured; weights and the gate act on `total` only.
-    * A truncated completion has the outcome `truncated` and no number. Model text never raises; a row that cannot be
-      scored (GroundTruthError) and settings under which a row has no component (RewardSettingsError) do.
+    * A truncated completion has the outcome `truncated` and no number (but in the preset `paper`, which scores it).
+      Model text never raises; a row that cannot be scored (GroundTruthError) and settings under which a row has no
+      component (RewardSettingsError) do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rewards.accuracy import number_reward
 from rewards.boxes import Corners
 from rewards.choice import choice_reward
-from rewards.contract import CustomReward
 from rewards.errors import GroundTruthError, RewardSettingsError
 from rewards.extraction import extract_answer
 from rewards.format import format_reward
 from rewards.iou import iou_reward
 from rewards.outcome import Score
+from rewards.paper import paper_choice_reward, paper_format_reward, paper_number_reward
+from rewards.repetition import repetition_reward
 from rewards.settings import RewardSettings
 
+FinishReason = Literal["stop", "length", "abort"]
 CHOICE_TYPES = ("relative distance", "relative direction", "appearance order")
 #: Numeric question types and the unit of their answers (None: a plain count).
 NUMBER_UNITS: Mapping[str, str | None] = {
@@ -58,52 +62,94 @@ class ExampleView(Protocol):
     def processed_size(self) -> tuple[int, int] | None: ...
 
 
+@dataclass(frozen=True)
+class BuiltIn:
+    """Built-in components of a completion. `counted`: those that go into the total; `others_count`: whether the gate
+    lets components beside them count."""
+
+    components: Mapping[str, float]
+    counted: tuple[str, ...]
+    others_count: bool = True
+
+
 def applicable(example: ExampleView, settings: RewardSettings) -> tuple[str, ...]:
     """Names of the built-in components that count for this row, the same for every completion of it."""
     localization = example.question_type == LOCALIZATION
-    applies = {"format": True, "answer": not localization, "iou": localization or len(example.target_boxes) > 0}
-    weights = {"format": settings.format, "answer": settings.answer, "iou": settings.iou}
-    return tuple(name for name, applying in applies.items() if applying and weights[name] > 0)
+    boxes = (localization or len(example.target_boxes) > 0) and settings.preset != "paper"
+    applies = {"format": True, "answer": not localization, "iou": boxes, "repetition": True}
+    return tuple(name for name, applying in applies.items() if applying and settings.weights[name] > 0)
 
 
-def score_completion(
-    text: str,
-    finish_reason: Literal["stop", "length", "abort"],
-    example: ExampleView,
-    settings: RewardSettings,
-    custom: Sequence[CustomReward] = (),
-) -> Score:
-    """The Score of one completion: `text` is the response alone, without its end token.
-
-    Rewards of the user's own (`custom`) count with weight 1. Raises as the module says; an error inside a custom
-    reward goes through.
-    """
+def unscored(finish_reason: FinishReason, settings: RewardSettings) -> Score | None:
+    """The Score of a completion that is not to be scored; None for one that is."""
     if finish_reason == "length":
-        return Score("truncated", detail="the completion hit the length limit")
+        return None if settings.preset == "paper" else Score("truncated", detail="the completion hit the length limit")
     if finish_reason != "stop":
         return Score("error", detail=f"the completion ended with {finish_reason!r}, not by itself")
+    return None
+
+
+def built_in(text: str, example: ExampleView, settings: RewardSettings) -> BuiltIn:
+    """The built-in components of a completion that ended by itself. GroundTruthError as the module says."""
     names = applicable(example, settings)
-    if not names and not custom:
+    paper = settings.preset == "paper"
+    well_formed = paper_format_reward(text) if paper else format_reward(text, ended=True)
+    components: dict[str, float] = {}
+    for name in names:
+        if name == "format":
+            components[name] = well_formed
+        elif name == "answer":
+            answer = _paper_answer if paper else _answer
+            components[name] = answer(text, example, settings)
+        elif name == "iou":
+            components[name] = _iou(text, example, settings)
+        else:
+            components[name] = repetition_reward(text, settings.repetition_ngram)
+    if settings.gate == "format" and well_formed < 1:
+        return BuiltIn(components, tuple(name for name in names if name == "format"), others_count=False)
+    if settings.gate == "accuracy" and "iou" in components and example.question_type != LOCALIZATION:
+        if _answer(text, example, settings) < 1:
+            return BuiltIn(components, tuple(name for name in names if name != "iou"))
+    return BuiltIn(components, names)
+
+
+def composed(
+    example: ExampleView, own: BuiltIn, others: Mapping[str, float], settings: RewardSettings, weights: Mapping[str, float]
+) -> Score:
+    """The Score of built-in components and `others`, of which each has one of `weights`; RewardSettingsError for nothing."""
+    if not own.components and not others:
         raise RewardSettingsError(
             f"no reward applies to a row of type {example.question_type!r}: give format, answer or iou a weight"
         )
-    well_formed = format_reward(text, ended=True)
-    components = {name: _component(name, text, well_formed, example, settings) for name in names}
-    for reward in custom:
-        components.update(reward(text, example))
-    counted = _gated(components, text, well_formed, example, settings)
-    weights = {"format": settings.format, "answer": settings.answer, "iou": settings.iou}
-    return Score("ok", components, sum((weights.get(name, 1.0) * components[name] for name in counted), 0.0))
+    total = sum(settings.weights[name] * own.components[name] for name in own.counted)
+    if own.others_count:
+        total += sum(weights[name] * value for name, value in others.items())
+    return Score("ok", {**own.components, **others}, float(total))
 
 
-def _component(name: str, text: str, well_formed: float, example: ExampleView, settings: RewardSettings) -> float:
-    if name == "format":
-        return well_formed
-    if name == "answer":
-        return answer_reward(extract_answer(text), example, settings)
+def score_completion(text: str, finish_reason: FinishReason, example: ExampleView, settings: RewardSettings) -> Score:
+    """The Score of one completion by the built-in rewards: `text` is the response alone, without its end token."""
+    if (score := unscored(finish_reason, settings)) is not None:
+        return score
+    return composed(example, built_in(text, example, settings), {}, settings, {})
+
+
+def _iou(text: str, example: ExampleView, settings: RewardSettings) -> float:
     if example.processed_size is None:
         raise GroundTruthError("the row has boxes but no processed_size: give the size of the processed picture")
-    return iou_reward(extract_answer(text), example.target_boxes, example.processed_size)
+    answer = extract_answer(text)
+    return iou_reward(answer, example.target_boxes, example.processed_size, settings.iou_shape, settings.iou_threshold)
+
+
+def _answer(text: str, example: ExampleView, settings: RewardSettings) -> float:
+    return answer_reward(extract_answer(text), example, settings)
+
+
+def _paper_answer(text: str, example: ExampleView, _settings: RewardSettings) -> float:
+    if example.answer is None:
+        raise GroundTruthError(f"a row of type {example.question_type!r} has no answer")
+    score = paper_choice_reward if example.options else paper_number_reward
+    return score(text, example.answer)
 
 
 def answer_reward(answer: str | None, example: ExampleView, settings: RewardSettings) -> float:
@@ -122,15 +168,3 @@ def answer_reward(answer: str | None, example: ExampleView, settings: RewardSett
     if example.options:
         return choice_reward(answer, example.answer, example.options)
     return number_reward(answer, example.answer, NUMBER_UNITS[kind], settings.mra_mode)
-
-
-def _gated(
-    components: Mapping[str, float], text: str, well_formed: float, example: ExampleView, settings: RewardSettings
-) -> tuple[str, ...]:
-    """Names of the components that count towards the total."""
-    if settings.gate == "format" and well_formed < 1:
-        return tuple(name for name in components if name == "format")
-    if settings.gate == "accuracy" and "iou" in components and example.question_type != LOCALIZATION:
-        if answer_reward(extract_answer(text), example, settings) < 1:
-            return tuple(name for name in components if name != "iou")
-    return tuple(components)

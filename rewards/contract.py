@@ -1,31 +1,29 @@
-"""The contract of a reward of your own: `(completion_text, example) -> float | dict[str, float]`, named by
-`path/to/file.py:name` in the configuration. `python -m rewards.contract path/to/file.py:name` tries one.
+"""The contract of a reward of your own.
 
-What holds: loading fails before a run starts, with what to change; a value that is no finite number never becomes a
-reward. An empty dict says that the reward does not apply to the row. What the function itself raises goes through to
-the caller, whose outcome is `error`; isolation and deadlines are the caller's too.
+    one completion      (completion_text, example, **params) -> float | dict[str, float]
+    a group at once     (completion_texts, example, **params) -> [float | dict[str, float] | Exception, …], one each
+
+Plain or async; `example` is a `rewards.rows.RewardRow`, `params` come from the configuration. A dict reports one
+component per key, `name/key`. An empty dict says that the reward does not apply to the row, which must then be so for
+every completion of it.
+
+What holds: a value that is no finite number never becomes a reward. What the function itself raises goes through to the
+caller, whose outcome is `error`; isolation and deadlines are the caller's too (`rewards.worker`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import math
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 
 from rewards.errors import RewardContractError
 
-BUILT_IN = ("format", "answer", "iou")
-#: What `main` prints before the names of the rewards it loaded: a file that ends the process early cannot seem to load.
-LOADED = "loaded: "
-RewardFunction = Callable[[str, object], float | Mapping[str, float]]
+#: Components one call may report: a dict keyed by what the model wrote would make a metric of every word.
+MAX_COMPONENTS = 64
+RewardFunction = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -34,115 +32,76 @@ class CustomReward:
 
     name: str
     function: RewardFunction
+    params: Mapping[str, object] = field(default_factory=dict)
+    batched: bool = False
 
-    def __call__(self, completion_text: str, example: object) -> dict[str, float]:
+    @property
+    def is_async(self) -> bool:
+        return is_async(self.function)
+
+    def call(self, subject: str | Sequence[str], example: object) -> object:
+        """What the function returns for a text, or for the texts of a group; an awaitable if it is async."""
+        return self.function(subject, example, **self.params)
+
+    def components(self, result: object) -> dict[str, float]:
         """Components by name, all finite; RewardContractError when the function returned something else."""
-        result = self.function(completion_text, example)
-        if isinstance(result, Mapping):
-            return {f"{self.name}/{key}": self._number(value, f" for {key!r}") for key, value in result.items()}
-        return {self.name: self._number(result, "")}
+        if not isinstance(result, Mapping):
+            return {self.name: self._number(result, "")}
+        if len(result) > MAX_COMPONENTS:
+            raise RewardContractError(f"reward {self.name!r} returned {len(result)} components: at most {MAX_COMPONENTS}")
+        if strange := [key for key in result if not isinstance(key, str)]:
+            raise RewardContractError(f"reward {self.name!r} returned the key {strange[0]!r}: name components by strings")
+        return {f"{self.name}/{key}": self._number(value, f" for {key!r}") for key, value in result.items()}
+
+    def group_components(self, results: object, count: int) -> list[dict[str, float] | Exception]:
+        """As `components`, for each of the `count` completions of a batched call; a fault of one is its own."""
+        if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
+            got = f"{len(results)} values" if isinstance(results, Sequence) else f"a {type(results).__name__}"
+            raise RewardContractError(f"reward {self.name!r} returned {got} for {count} completions: one for each, in order")
+        return [self._item(result) for result in results]
+
+    def _item(self, result: object) -> dict[str, float] | Exception:
+        if isinstance(result, Exception):
+            return result
+        try:
+            return self.components(result)
+        except RewardContractError as error:
+            return error
 
     def _number(self, value: object, where: str) -> float:
         if not isinstance(value, Real) or not math.isfinite(value):
             raise RewardContractError(
-                f"reward {self.name!r} returned {value!r}{where}: return a finite float or a dict of them"
+                f"reward {self.name!r} returned {short(value)}{where}: return a finite float or a dict of them"
             )
         return float(value)
 
 
-def load_rewards(locations: Sequence[str]) -> list[CustomReward]:
-    """The rewards at all locations, in order. Raises RewardContractError as `load_reward` and `check_names` do."""
-    check_names(locations)
-    return [load_reward(location) for location in locations]
+def is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
 
 
-def check_names(locations: Sequence[str]) -> None:
-    """RewardContractError when two locations name the same component: one score would hide the other."""
-    first: dict[str, str] = {}
-    for location in locations:
-        name = location.rpartition(":")[2]
-        if name in first:
-            raise RewardContractError(
-                f"rewards {first[name]!r} and {location!r} would both report {name!r}: rename one of the functions"
-            )
-        first[name] = location
-
-
-def load_reward(location: str) -> CustomReward:
-    """The reward at `path/file.py:name`, its file executed once per call.
-
-    Raises RewardContractError for a malformed location, a missing file or name, a file that does not import, and
-    something that is not a plain function of two positional arguments.
-    """
-    path, name = _parts(location)
-    if name in BUILT_IN:
-        raise RewardContractError(f"reward {location!r}: {name!r} is a built-in component, choose another name")
-    module = _execute(path, location)
-    members = vars(module)
-    if name not in members:
-        found = inspect.getmembers(module, inspect.isfunction)
-        functions = [key for key, function in found if function.__module__ == module.__name__]
-        known = ", ".join(functions) or "none"
-        raise RewardContractError(f"reward {location!r}: no {name!r} in the file; its functions: {known}")
-    return CustomReward(name, _checked(members[name], location))
-
-
-def source_hash(location: str) -> str:
-    """SHA-256 of the file of a location; what that file imports is not seen. RewardContractError when it is missing."""
-    return hashlib.sha256(_parts(location)[0].read_bytes()).hexdigest()
-
-
-def _parts(location: str) -> tuple[Path, str]:
-    """The file of a location, which exists, and the name in it. RewardContractError otherwise."""
-    path, separator, name = location.rpartition(":")
-    if not separator or not path.endswith(".py") or not name.isidentifier():
-        raise RewardContractError(f"reward {location!r}: write path/to/file.py:name")
-    if not Path(path).is_file():
-        raise RewardContractError(f"reward {location!r}: there is no file {Path(path).resolve()}")
-    return Path(path).resolve(), name
-
-
-def _execute(path: Path, location: str) -> ModuleType:
-    """The module of a file, registered under a name of its own (dataclasses and pickle look modules up by name)."""
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    module_name = f"custom_reward_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has a loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's code: it may raise anything
-        del sys.modules[module_name]
-        reason = f"{type(error).__name__}: {error}"
-        raise RewardContractError(f"reward {location!r}: the file does not import: {reason}") from error
-    return module
-
-
-def _checked(function: object, location: str) -> RewardFunction:
+def checked_function(function: object, named: str, params: Mapping[str, object]) -> RewardFunction:
+    """`function` if it can be called by the contract with `params`; RewardContractError that says what is wrong."""
     if not callable(function):
-        raise RewardContractError(f"reward {location!r}: it is a {type(function).__name__}, not a function")
-    if inspect.iscoroutinefunction(function):
-        raise RewardContractError(f"reward {location!r}: it is async: write a plain function")
+        raise RewardContractError(f"{named}: it is a {type(function).__name__}, not a function")
     try:
-        inspect.signature(function).bind("text", None)
+        signature = inspect.signature(function)
+    except ValueError:  # written in C, without one
+        return function
+    try:
+        signature.bind("text", None, **params)
     except TypeError as error:
+        given = f" and {', '.join(params)} from its params" if params else ""
         raise RewardContractError(
-            f"reward {location!r}: it must take (completion_text, example) by position: {error}"
+            f"{named}: it takes {signature} and is given (completion_text, example){given}: {error}"
         ) from error
     return function
 
 
-def main(locations: Sequence[str]) -> int:
-    """Loads the rewards. 0 and their names as the last line, or 2 and the reason on standard error."""
+def short(value: object) -> str:
+    """A value as an error message shows it: a reward may return anything, of any length, that may not even print."""
     try:
-        rewards = load_rewards(locations)
-    except RewardContractError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{LOADED}{', '.join(reward.name for reward in rewards)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        text = repr(value)
+    except Exception:  # the user's own __repr__
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -8,28 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from actors.reward import RewardActor, reward_row
+from actors.reward import RewardActor, longest_silence, reward_row
+from actors.step_batch import advantages_of
 from actors.types import Completion, Generation
-from configs.schema import RewardConfig
+from configs.schema import GRPOConfig, RewardConfig
 from data.types import Box, Example, Prompt
 from rewards.errors import RewardContractError
 
 HOSTILE = """
-import ctypes, os, sys, time
+import ctypes, time
 
 def hostile(text, example):
     if "hang" in text:
         time.sleep(3600)
     if "crash" in text:
         ctypes.string_at(0)
-    if "exit" in text:
-        os._exit(7)
-    if "leave" in text:
-        sys.exit(8)
     if "raise" in text:
         raise KeyError("no such thing")
-    if "nan" in text:
-        return float("nan")
     print("noise on standard output")
     return {"length": float(len(text)), "options": float(len(example.options))}
 """
@@ -93,20 +88,26 @@ def test_built_in_rewards_score_a_group_in_its_order() -> None:
 def test_a_hostile_reward_costs_its_own_completion_and_leaves_no_process(hostile: str) -> None:
     actor = started(RewardConfig(custom=(hostile,), timeout_seconds=2.0))
     first = actor.pids()
-    scores = actor.score(row(), generation("ok", "hang", "ok", "crash", "exit", "leave", "raise", "nan", "ok"))
-    assert [score.outcome for score in scores] == ["ok", "timeout", "ok"] + ["error"] * 5 + ["ok"]
+    scores = actor.score(row(), generation("ok", "hang", "ok", "crash", "raise", "ok"))
+    assert [score.outcome for score in scores] == ["ok", "timeout", "ok", "error", "error", "ok"]
     assert scores[0].components["hostile/length"] == 2.0 and scores[0].components["hostile/options"] == 2.0
-    assert scores[0] == scores[2] == scores[8]
-    assert all(score.total is None for score in scores if score.outcome != "ok")
-    reasons = [score.detail for score in scores]
-    assert "no score within 2 s" in reasons[1]
-    assert "SIGSEGV" in reasons[3] and "code 7" in reasons[4] and "code 8" in reasons[5]
-    assert "KeyError" in reasons[6] and "RewardContractError" in reasons[7]
-    assert all("train/spatial/1" in reason for reason in reasons if reason)
-    assert gone(first[0])
+    assert scores[0] == scores[2] == scores[5]
+    assert all("train/spatial/1" in score.detail for score in scores if score.outcome != "ok")
     last = actor.pids()
     actor.close()
-    assert last != first and all(gone(pid) for pid in last)
+    assert last != first and all(gone(pid) for pid in first + last)
+
+
+def test_the_statistics_of_a_group_are_those_without_its_failed_completions(hostile: str) -> None:
+    actor = started(RewardConfig(custom=(hostile,), timeout_seconds=1.0))
+    texts = ("a", "bb", "dddd")
+    mixed = actor.score(row(), generation("a", "hang", "bb", "crash", "dddd", "raise"))
+    clean = actor.score(row(), generation(*texts))
+    actor.close()
+    advantages = [advantages_of(tuple(score.total for score in scores), GRPOConfig()) for scores in (mixed, clean)]
+    assert advantages[0].advantages_G[[0, 2, 4]].tolist() == advantages[1].advantages_G.tolist()
+    assert advantages[0].advantages_G[[1, 3, 5]].tolist() == [0.0] * 3
+    assert advantages[0].std == advantages[1].std > 0
 
 
 def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> None:
@@ -128,18 +129,10 @@ def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> No
     actor.close()
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("def other(text, example): return 0.0", "no 'hostile' in the file"),
-        ("import nothing_of_that_name", "does not import"),
-        ("import os; os._exit(3)", "exited with code 3"),
-    ],
-)
-def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "mine.py").write_text(content)
-    with pytest.raises(RewardContractError, match=message):
-        started(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",)))
+def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def other(text, example): return 0.0")
+    with pytest.raises(RewardContractError, match="no 'hostile' in the file"):
+        started(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",), processes=2))
 
 
 def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
@@ -177,3 +170,8 @@ def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only
     view = reward_row(Prompt(located, "think", ()), (100, 80), (56, 84))
     assert view.target_boxes == (("chair", pytest.approx((5.6, 21.0, 28.0, 42.0))),)
     assert view.processed_size == (56, 84) and row().target_boxes == ()
+
+
+def test_a_group_may_be_silent_while_every_call_takes_its_time() -> None:
+    config = RewardConfig(custom=("a.py:b", "a.py:c"), timeout_seconds=10.0, retries=1)
+    assert longest_silence(config, group_size=8) == (1 + 8 * 2) * 2 * (10.0 + 5.0)

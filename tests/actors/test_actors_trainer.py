@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +29,9 @@ from configs.schema import (
     RunConfig,
     SamplingConfig,
 )
-from data.prompts import render
-from data.types import Box, Example, Prompt
-from models.forward import PolicyForward
-from models.inputs import encode, load_images
-from models.loading import load_policy, load_processor, save_policy
-from models.packing import Tree, pack
-from models.tiny import build_tiny
-from models.tokens import end_token_id
+from data.types import Prompt
+from grpo_cases import digit_writer, processes, row
+from models.loading import load_policy
 from rewards.outcome import Score
 
 #: Everything DESIGN §10 promises of a step.
@@ -74,29 +67,6 @@ def high(text, example):
 """
 
 
-def row(index: int, media: tuple[str, ...] = ("a.png",), located: bool = False) -> Example:
-    if located:
-        return Example(
-            id=f"train/g/{index}",
-            question_id=index,
-            data_type="single_image",
-            question="Where is the chair?",
-            question_type="object localization",
-            media=media,
-            boxes=(Box("chair", (1.0, 2.0, 30.0, 40.0)),),
-        )
-    kind = {1: "single_image", 2: "multi_view", 4: "video"}[len(media)]
-    return Example(
-        id=f"train/s/{index}",
-        question_id=index,
-        data_type=kind,
-        question="How many chairs?",
-        question_type="object count",
-        media=media,
-        answer="2",
-    )
-
-
 def group(*scores: Score) -> Group:
     completions = tuple(Completion((index, 2), (-1.0, -0.5), "text", "stop") for index in range(len(scores)))
     return Group(Prompt(row(0), "think", ()), Generation("r", (7, 8), completions, 0, "w0", 0.1), scores)
@@ -115,7 +85,7 @@ def test_too_many_failed_rewards_stop_the_run_and_truncated_ones_do_not() -> Non
 
 
 def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine")
+    record = StageRecord(tmp_path, "mine", {})
     assert record.resume().step == 0
     for step in range(3):
         record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [(0.9, None)], [[1.0, -1.0]])
@@ -124,14 +94,26 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
             record.commit(Progress(step + 1, step + 1, 8 * (step + 1)))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "to')
-    position = StageRecord(tmp_path, "mine").resume()
+    position = StageRecord(tmp_path, "mine", {}).resume()
     assert position == Progress(2, 2, 16, tmp_path / "checkpoints" / "step-2")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "kl": null}\n{"step": 1, "kl": null}\n'
     traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
     assert [own["reward"] for own in traces[0]["completions"]] == [0.9, None]  # shaped, beside the total
     with pytest.raises(CheckpointMismatch, match="remove that folder"):
-        StageRecord(tmp_path, "other").resume()
+        StageRecord(tmp_path, "other", {}).resume()
+
+
+def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None:
+    record = StageRecord(tmp_path, "mine", {"brevity": "old", "distance": "same"})
+    record.resume()
+    record.checkpoint_folder(1)
+    record.commit(Progress(1, 1, 8))
+    changed = StageRecord(tmp_path, "mine", {"brevity": "new", "distance": "same"})
+    with pytest.raises(CheckpointMismatch, match="reward brevity has changed since step 1.*accept_changed=true"):
+        changed.resume()
+    assert changed.resume(accept_changed_rewards=True).step == 1
+    assert record.resume().step == 1
 
 
 def test_a_gap_above_the_tolerance_is_told() -> None:
@@ -144,38 +126,6 @@ def test_one_difference_that_is_no_number_makes_the_canary_gap_no_number() -> No
     assert largest_gap([(-1.0, -1.5), (-2.0, -2.25)]) == 0.5
     assert math.isnan(largest_gap([(-1.0, -1.5), (math.nan, -2.0), (-3.0, -3.0)]))
     assert math.isnan(largest_gap([(-1.0, -math.inf), (-3.0, -3.0)]))
-
-
-def digit_writer(folder: Path, rows: list[Example]) -> Path:
-    """A tiny model that has learned to answer every row with one to four random digits and to stop."""
-    base = build_tiny(folder, seed=0, init_std=0.05)
-    processor, model = load_processor(base), load_policy(base)
-    prompts = [render(example, "think") for example in rows[:3] + rows[-1:]]
-    encoded = [
-        encode(processor, prompt.messages, load_images(prompt.example.media), prompt.example.data_type == "video")
-        for prompt in prompts
-    ]
-    policy = PolicyForward(model)
-    draw, adamw = random.Random(0), torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(150):
-        texts = [" ".join(str(draw.randint(0, 9)) for _ in range(draw.randint(1, 4))) for _ in range(4 * len(encoded))]
-        ids = [(*processor.tokenizer(text).input_ids, end_token_id(processor)) for text in texts]
-        batch = pack([Tree(encoded[index % len(encoded)], (own,)) for index, own in enumerate(ids)])
-        loss = -policy(batch).sum() / batch.mask.sum()
-        loss.backward()
-        adamw.step()
-        adamw.zero_grad()
-    return save_policy(model, base, folder.with_name("writer"))
-
-
-def processes() -> set[int]:
-    """Processes of engines, actors and rewards."""
-    marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "actors.reward_child")
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if any(mark in " ".join(process.info["cmdline"] or ()) for mark in marks):
-            found.add(process.pid)
-    return found
 
 
 class Reader:

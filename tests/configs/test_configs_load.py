@@ -136,6 +136,25 @@ def test_a_section_refused_for_an_override_names_the_override(tmp_path):
     assert load_config(path, ["model.lora.rank=8"]).model.lora.rank == 8  # null is a section that is not there
 
 
+def test_sections_in_a_list_are_named_by_their_place(tmp_path):
+    path = write(tmp_path, """reward:
+  custom:
+    - my.py:brevity
+    - {source: b.py:c, wieght: 2.0}
+    - source: http
+      weight: "2"
+    - 3
+""")
+    unknown, text, number = problems(path)
+    assert (unknown.where, unknown.key, unknown.nearest) == (f"{path}:4", "reward.custom.1.wieght", "reward.custom.1.weight")
+    assert (text.where, text.key) == (f"{path}:6", "reward.custom.2.weight")
+    assert (number.key, number.reason) == ("reward.custom.3", "must be a section, got the number 3")
+    (first, second) = load_config(path, ["reward.custom=[my.py:brevity, {source: http, params: {url: x}}]"]).reward.custom
+    assert (first.source, first.weight, second.params) == ("my.py:brevity", 1.0, {"url": "x"})
+    (missing,) = problems(path, ["reward.custom=[{weight: 2.0}]"])
+    assert missing.key == "reward.custom.0.source" and "required" in missing.reason
+
+
 def test_not_text(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"seed: \xff\n")
     assert "UTF-8" in problems(tmp_path / "c.yaml")[0].reason

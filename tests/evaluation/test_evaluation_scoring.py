@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from actors.reward import reward_settings
 from configs.schema import RewardConfig
 from data.types import LOCALIZATION, Box, Example
-from evaluation.scoring import EvaluationError, RowView, Scoring, reward_settings, score_rows
+from evaluation.scoring import EvaluationError, RowView, Scoring, score_rows
 
 CHOICE = RowView(
     Example("h/c", 0, "single_image", "Which?", "relative distance", ("a.png",), ("A. bed", "B. lamp"), "B")

@@ -39,8 +39,8 @@ def test_runs_lie_below_home_and_inputs_where_they_are(tmp_path, monkeypatch):
     assert absolute.root == str(base / "runs") and run_path(absolute, copy) == base / "runs" / "n"
     assert absolute.model.path == str(copy / "models" / "tiny")  # came along with the job
     assert absolute.data.source == str(base / ".." / "far") and absolute.data.path is None
-    assert absolute.reward.custom == (f"{copy}/mine.py:brevity", f"{base}/other/theirs.py:length", "no-location")
-    assert config.model.path == "models/tiny" and config.reward.custom[0] == "mine.py:brevity"
+    assert tuple(own.source for own in absolute.reward.custom) == (f"{copy}/mine.py:brevity", f"{base}/other/theirs.py:length", "no-location")
+    assert config.model.path == "models/tiny" and config.reward.custom[0].source == "mine.py:brevity"
 
 
 def test_the_token_is_adopted_before_ray_is_imported():

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from rewards.choice import choice_reward, option_texts, parse_choice
 from rewards.errors import GroundTruthError
+from rewards.number import MAX_CHARACTERS
 
 OPTIONS = ["A. chair", "B. round table", "C. a lamp", "D. left-front"]
 
@@ -32,6 +33,9 @@ OPTIONS = ["A. chair", "B. round table", "C. a lamp", "D. left-front"]
         ("option A", "A"),
         ("Option (B)", "B"),
         ("option c: a lamp", "C"),
+        ("OPTION [B]", "B"),
+        ("B: it is a table", "B"),  # an article is no letter
+        ("B: a round one or a square one", "B"),
         ("chair", "A"),
         ("Round  Table", "B"),
         ("a lamp", "C"),
@@ -66,7 +70,14 @@ def test_accepted_forms(answer, letter):
         "AB",
         "chair table",
         "option",
+        "b) a)",
+        "(B) (a)",
+        "B. chair or a",
+        "B. a or b",
+        "B: table, option a",
+        "[b] a, b",
         "А",  # Cyrillic
+        "\uff21",  # full width
         "1",
     ],
 )
@@ -88,6 +99,34 @@ def test_an_option_text_that_holds_another_letter_is_no_contradiction():
     assert parse_choice("A. lamp B", ["A. lamp B", "B. chair"]) == "A"
 
 
+def test_a_letter_that_is_the_text_of_another_option_names_neither():
+    """`A` is the letter of one option and the text of the other."""
+    assert parse_choice("A", ["A. B", "B. A"]) is None
+    assert parse_choice("A. B", ["A. B", "B. A"]) == "A"
+    assert parse_choice("A", ["A. A", "B. B"]) == "A"
+
+
+@pytest.mark.parametrize("letter", ["\u017f", "\u0131", "\u212a", "(\u017f)", "[\u0131]"])
+def test_letters_that_only_fold_to_ascii_are_no_letters(letter):
+    """The long s, the dotless i and the Kelvin sign equal S, I and K without regard to case."""
+    options = [f"{chr(ord('A') + place)}. thing {place}" for place in range(26)]
+    assert parse_choice(letter, options) is None
+
+
+@pytest.mark.parametrize("answer", ["A" * 5000, "A. " + "x" * 5000, " " * MAX_CHARACTERS + "A", "(" * 100_000])
+def test_an_answer_beyond_the_limit_is_refused(answer):
+    assert parse_choice(answer, OPTIONS) is None
+
+
+def test_an_answer_at_the_limit_is_read():
+    assert parse_choice("A" + " " * (MAX_CHARACTERS - 1), OPTIONS) == "A"
+    assert parse_choice("A" + " " * MAX_CHARACTERS, OPTIONS) is None
+
+
+def test_spaces_around_an_options_text_do_not_count():
+    assert option_texts([" A.  chair  ", "B)\ttable\n", "C:"]) == {"A": "chair", "B": "table", "C": ""}
+
+
 def test_reward_is_one_for_the_truth_and_zero_for_the_rest():
     assert choice_reward("(B)", "B", OPTIONS) == 1.0
     assert choice_reward("A", "B", OPTIONS) == 0.0
@@ -98,6 +137,8 @@ def test_reward_is_one_for_the_truth_and_zero_for_the_rest():
 def test_bad_ground_truth_raises(truth, options):
     with pytest.raises(GroundTruthError):
         choice_reward("A", truth, options)
+    with pytest.raises(GroundTruthError):
+        choice_reward("x" * 5000, truth, options)
 
 
 @given(st.text(max_size=60))

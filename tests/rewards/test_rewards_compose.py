@@ -1,5 +1,6 @@
 """The Score of a completion: components, weights, gates, outcomes."""
 
+import json
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -9,9 +10,8 @@ from hypothesis import strategies as st
 
 from data import types as data_types
 from rewards import compose
-from rewards.compose import applicable, score_completion
-from rewards.contract import CustomReward
-from rewards.errors import GroundTruthError, RewardContractError, RewardSettingsError
+from rewards.compose import applicable, built_in, composed, score_completion
+from rewards.errors import GroundTruthError, RewardSettingsError
 from rewards.settings import RewardSettings
 
 
@@ -147,18 +147,47 @@ def test_settings_check_themselves(bad):
         RewardSettings(**bad)
 
 
-def test_custom_rewards_join_with_weight_one():
-    brief = CustomReward("brief", lambda text, row: 0.25)
-    parts = CustomReward("parts", lambda text, row: {"a": 1, "b": 0.5} if row.options else {})
-    score = score_completion(wrap("A"), "stop", CHOICE, DEFAULT, (brief, parts))
-    assert dict(score.components) == {"format": 1.0, "answer": 1.0, "brief": 0.25, "parts/a": 1.0, "parts/b": 0.5}
-    assert score.total == pytest.approx(3.75)
-    assert "parts/a" not in score_completion(wrap("3"), "stop", NUMBER, DEFAULT, (parts,)).components
+def test_components_of_ones_own_join_with_their_weights():
+    own = built_in(wrap("A"), CHOICE, DEFAULT)
+    others = {"brief": 0.25, "parts/a": 1.0, "parts/b": 0.5}
+    score = composed(CHOICE, own, others, DEFAULT, {"brief": 2.0, "parts/a": -1.0, "parts/b": 1.0})
+    assert dict(score.components) == {"format": 1.0, "answer": 1.0} | others
+    assert score.total == pytest.approx(2.0 + 0.5 - 1.0 + 0.5)
 
 
-def test_a_custom_reward_without_a_number_raises():
-    with pytest.raises(RewardContractError, match="returned nan"):
-        score_completion(wrap("A"), "stop", CHOICE, DEFAULT, (CustomReward("bad", lambda text, row: float("nan")),))
+def test_the_format_gate_holds_back_components_of_ones_own():
+    settings = RewardSettings(gate="format")
+    assert composed(CHOICE, built_in("A", CHOICE, settings), {"brief": 0.25}, settings, {"brief": 1.0}).total == 0.0
+    assert composed(CHOICE, built_in(wrap("B"), CHOICE, settings), {"brief": 0.25}, settings, {"brief": 1.0}).total == 1.25
+
+
+def test_a_row_without_any_component_is_refused_unless_one_of_ones_own_applies():
+    settings = RewardSettings(format=0, iou=0)
+    own = built_in(wrap("[]"), BOXES, settings)
+    assert composed(BOXES, own, {"mine": 0.5}, settings, {"mine": 1.0}).total == 0.5
+    with pytest.raises(RewardSettingsError, match="no reward applies"):
+        composed(BOXES, own, {}, settings, {})
+
+
+def test_the_forms_of_the_settings_reach_the_components():
+    box = [{"bbox_2d": [0, 0, 10, 10], "label": "chair"}]
+    near = [{"bbox_2d": [0, 0, 10, 5], "label": "chair"}]
+    example = replace(BOXES, target_boxes=(("chair", (0.0, 0.0, 10.0, 10.0)),), processed_size=(28, 28))
+    half = {"plain": 0.5, "squared": 0.25, "thresholded": 0.0, "soft_f1": 0.5}
+    for shape, value in half.items():
+        settings = RewardSettings(iou_shape=shape, iou_threshold=0.6)
+        assert built_in(wrap(json.dumps(near)), example, settings).components["iou"] == pytest.approx(value)
+        assert built_in(wrap(json.dumps(box)), example, settings).components["iou"] == 1.0
+    repeated = built_in(wrap("a b a b a b"), CHOICE, RewardSettings(repetition=1.0, repetition_ngram=2))
+    assert -1 < repeated.components["repetition"] < 0
+
+
+def test_the_paper_preset_scores_like_the_authors_and_has_no_boxes():
+    paper = RewardSettings(preset="paper")
+    assert applicable(BOXES, paper) == ("format",)
+    assert score_completion("A", "stop", CHOICE, paper).components == {"format": 0.0, "answer": 1.0}  # no tags needed
+    cut = score_completion("A", "length", CHOICE, paper)  # a truncated completion is scored
+    assert (cut.outcome, cut.total) == ("ok", 1.0)
 
 
 def test_question_types_and_units_are_those_of_the_data():

@@ -1,18 +1,20 @@
-"""Boxes as text and set IoU: exact values, limits, and the properties that make it hard to cheat."""
+"""Boxes as text and set IoU: exact values, limits, shapes. (What makes it hard to cheat: test_rewards_properties.py.)"""
 
 import json
 from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
+from rewards.box_overlap import area, box_iou, clip_box, mapped_giou
 from rewards.boxes import MAX_CHARACTERS, MAX_ITEMS, PredictedBox, normalize_label, parse_boxes
-from rewards.errors import GroundTruthError
-from rewards.iou import best_matching, box_iou, iou_reward, pair_scores, set_iou
+from rewards.errors import GroundTruthError, RewardSettingsError
+from rewards.iou import best_matching, iou_reward, pair_scores, set_iou
 
 FRAME = (168, 112)
+SHAPES = ("plain", "squared", "thresholded", "soft_f1", "giou")
 
 
 def item(label, *corners):
@@ -21,16 +23,6 @@ def item(label, *corners):
 
 def score(items, targets, frame=FRAME):
     return iou_reward(json.dumps(items), targets, frame)
-
-
-@st.composite
-def boxes(draw, labels=("chair", "table"), **sizes):
-    def one(label, x, y, w, h):
-        return label, (float(x), float(y), float(x + w), float(y + h))
-
-    side = st.integers(1, 40)
-    left, top = st.integers(0, 120), st.integers(0, 70)
-    return draw(st.lists(st.builds(one, st.sampled_from(labels), left, top, side, side), **sizes))
 
 
 def predicted(targets):
@@ -55,6 +47,31 @@ def predicted(targets):
 def test_box_iou(a, b, expected):
     assert box_iou(a, b) == pytest.approx(expected, abs=1e-12)
     assert box_iou(b, a) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "a, b, expected",
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),
+        # Union 150 in an enclosing box of 150: GIoU = 1/3.
+        ((0, 0, 10, 10), (5, 0, 15, 10), 2 / 3),
+        # Union 175 in an enclosing box of 225: GIoU = 25/175 - 50/225 = -5/63.
+        ((0, 0, 10, 10), (5, 5, 15, 15), 29 / 63),
+        # One pixel of a 199x199 enclosing box is shared: 19999 are covered.
+        ((0, 0, 100, 100), (99, 99, 199, 199), (1 / 19999 - 19602 / 39601 + 1) / 2),
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # touching
+        ((0, 0, 10, 10), (11, 0, 20, 10), 0.0),  # disjoint: unguarded this would be near a half
+        ((5, 5, 5, 9), (0, 0, 10, 10), 0.0),
+    ],
+)
+def test_mapped_giou(a, b, expected):
+    assert mapped_giou(a, b) == pytest.approx(expected, abs=1e-12)
+    assert mapped_giou(b, a) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_box_is_cut_to_the_frame():
+    assert clip_box((-5.0, -5.0, 200.0, 50.0), FRAME) == (0.0, 0.0, 168, 50.0)
+    assert area(clip_box((170.0, 0.0, 180.0, 9.0), FRAME)) == 0.0
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -182,9 +199,24 @@ def test_labels_are_compared_without_case_spaces_and_hyphens():
     assert normalize_label("  Trash__Can-big ") == "trash can big" == normalize_label("trash can  BIG")
 
 
+def positive(scores_P_G):
+    return [(p, g, float(score)) for (p, g), score in np.ndenumerate(scores_P_G) if score > 0]
+
+
 def test_the_best_matching_is_not_the_greedy_one():
     scores = np.array([[0.9, 0.8], [0.8, 0.1]])  # greedy takes 0.9 + 0.1, the best is 0.8 + 0.8
-    assert best_matching(scores) == [(0, 1, 0.8), (1, 0, 0.8)]
+    assert best_matching(positive(scores)) == [(0, 1, 0.8), (1, 0, 0.8)]
+
+
+def test_pairs_that_do_not_compete_are_all_matched():
+    pairs = [(0, 3, 0.5), (5, 0, 0.25), (2, 7, 1.0)]
+    assert best_matching(pairs) == pairs
+    assert best_matching([]) == []
+
+
+def test_of_pairs_that_compete_for_one_box_the_best_is_matched():
+    assert best_matching([(0, 4, 0.5), (1, 4, 0.75), (9, 4, 0.25)]) == [(1, 4, 0.75)]
+    assert best_matching([(4, 0, 0.5), (4, 1, 0.75), (4, 9, 0.25)]) == [(4, 1, 0.75)]
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6))
@@ -193,72 +225,9 @@ def test_matching_equals_brute_force(p, g, seed):
     scores = rng.random((p, g)) * (rng.random((p, g)) < 0.7)
     small = scores if p <= g else scores.T
     best = max(sum(small[i, j] for i, j in enumerate(order)) for order in permutations(range(max(p, g)), min(p, g)))
-    matching = best_matching(scores)
+    matching = best_matching(positive(scores))
     assert sum(value for *_, value in matching) == pytest.approx(best, abs=1e-12)
     assert len({i for i, *_ in matching}) == len({j for _, j, _ in matching}) == len(matching)
-
-
-@given(boxes(max_size=6))
-def test_identical_sets_score_one(targets):
-    assert set_iou(predicted(targets), targets, FRAME) == pytest.approx(1.0, abs=1e-12)
-
-
-@given(boxes(max_size=5), boxes(max_size=5), st.randoms(use_true_random=False))
-def test_order_does_not_matter_and_range_holds(found, targets, random):
-    value = set_iou(predicted(found), targets, FRAME)
-    shuffled, reordered = random.sample(found, len(found)), random.sample(targets, len(targets))
-    assert 0.0 <= value <= 1.0
-    assert set_iou(predicted(shuffled), reordered, FRAME) == pytest.approx(value, abs=1e-12)
-
-
-def assert_never_pays(found, extra, targets):
-    before = set_iou(predicted(found), targets, FRAME)
-    after = set_iou(predicted([*found, extra]), targets, FRAME)
-    assert after <= before + 1e-12
-    if len(found) >= len(targets) and before > 0:
-        assert after < before
-
-
-@given(boxes(min_size=1, max_size=5), boxes(min_size=1, max_size=5))
-def test_an_extra_far_box_never_pays(found, targets):
-    assert_never_pays(found, ("chair", (164.0, 110.0, 166.0, 112.0)), targets)
-
-
-@given(boxes(min_size=1, max_size=5), boxes(min_size=1, max_size=2, unique_by=lambda box: box[0]))
-def test_repeating_a_box_never_pays_where_every_label_is_asked_for_once(found, targets):
-    assert_never_pays(found, found[0], targets)
-
-
-@given(boxes(min_size=1, max_size=5))
-def test_repeating_a_right_box_costs(targets):
-    assert set_iou(predicted([*targets, targets[0]]), targets, FRAME) < 1.0
-
-
-@given(boxes(min_size=1, max_size=5, unique=True), st.integers(0, 4))
-def test_leaving_out_a_right_box_costs(targets, place):
-    kept = [box for number, box in enumerate(targets) if number != place % len(targets)]
-    assert set_iou(predicted(kept), targets, FRAME) < set_iou(predicted(targets), targets, FRAME)
-
-
-@given(st.integers(1, 59), st.integers(0, 58), boxes(labels=("table",), max_size=3))
-def test_a_better_box_never_scores_less(width, less, others):
-    assume(less < width)
-    truth = [("chair", (0.0, 0.0, 60.0, 20.0)), *others]
-
-    def with_width(value):
-        return set_iou(predicted([("chair", (0.0, 0.0, float(value), 20.0)), *others]), truth, FRAME)
-
-    assert with_width(width) >= with_width(max(less, 1))
-
-
-@given(boxes(max_size=4), boxes(max_size=4), st.sampled_from([0.25, 0.5, 3.0, 17.0]))
-def test_scaling_both_frames_changes_nothing(found, targets, factor):
-    def scaled(group):
-        return [(label, tuple(factor * value for value in corners)) for label, corners in group]
-
-    frame = tuple(factor * side for side in FRAME)
-    expected = set_iou(predicted(found), targets, FRAME)
-    assert set_iou(predicted(scaled(found)), scaled(targets), frame) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +247,80 @@ def test_a_bad_true_box_raises_whatever_the_answer(corners, answer):
         iou_reward(answer, [("chair", corners)], FRAME)
 
 
+def test_a_true_box_whose_area_underflows_raises():
+    with pytest.raises(GroundTruthError, match="processed frame 168x112"):
+        iou_reward("[]", [("chair", (0.0, 0.0, 1e-200, 1e-200))], FRAME)
+
+
 def test_pair_scores_are_ious_of_equal_labels():
     targets = [("chair", (0.0, 0.0, 10.0, 10.0)), ("table", (0.0, 0.0, 10.0, 10.0))]
-    found = predicted([("chair", (5.0, 0.0, 15.0, 10.0))]) + (PredictedBox("", None),)
-    assert pair_scores(found, targets, FRAME) == pytest.approx(np.array([[1 / 3, 0.0], [0.0, 0.0]]))
+    found = (PredictedBox("", None),) + predicted([("chair", (5.0, 0.0, 15.0, 10.0)), ("lamp", (0.0, 0.0, 9.0, 9.0))])
+    assert pair_scores(found, targets, FRAME) == [(1, 0, pytest.approx(1 / 3))]
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+#: Two of three true boxes are found, with IoU 1/3 and 3/5; one prediction is far off, so |P| = |G| = 3.
+FOUND = [item("chair", 5, 0, 15, 10), item("table", 20, 20, 28, 30), item("lamp", 100, 100, 110, 110)]
+TRUE = [("chair", (0, 0, 10, 10)), ("table", (22, 20, 30, 30)), ("lamp", (50, 50, 60, 60))]
+
+
+@pytest.mark.parametrize(
+    "shape, threshold, expected",
+    [
+        ("plain", 0.5, (1 / 3 + 3 / 5) / 3),
+        ("squared", 0.5, (1 / 9 + 9 / 25) / 3),
+        ("thresholded", 0.5, (3 / 5) / 3),
+        ("thresholded", 0.0, (1 / 3 + 3 / 5) / 3),
+        ("thresholded", 0.61, 0.0),
+        ("soft_f1", 0.5, (1 / 3 + 3 / 5) / 3),
+        ("giou", 0.5, (4 / 6 + 8 / 10) / 3),  # both pairs fill their enclosing box: GIoU = IoU
+    ],
+)
+def test_shapes_of_the_pair_score(shape, threshold, expected):
+    assert iou_reward(json.dumps(FOUND), TRUE, FRAME, shape, threshold) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_threshold_that_is_met_exactly_counts():
+    half = json.dumps([item("chair", 0, 0, 5, 10)])
+    assert iou_reward(half, [("chair", (0, 0, 10, 10))], FRAME, "thresholded", 0.5) == 0.5
+    assert iou_reward(half, [("chair", (0, 0, 10, 10))], FRAME, "thresholded", 0.501) == 0.0
+
+
+def test_soft_f1_divides_by_the_mean_of_the_counts():
+    three = json.dumps([item("chair", 0, 0, 10, 10), item("chair", 50, 50, 60, 60), item("chair", 70, 70, 80, 80)])
+    assert iou_reward(three, [("chair", (0, 0, 10, 10))], FRAME, "soft_f1") == pytest.approx(2 / 4, abs=1e-12)
+    assert iou_reward(three, [("chair", (0, 0, 10, 10))], FRAME, "plain") == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_the_matching_is_that_of_the_shaped_scores():
+    """Plain scores sum to more across (0.50 + 0.51), squares along (0.36 + 0.16); a threshold of 0.55 leaves one pair."""
+    plain = [(0, 0, 0.6), (0, 1, 0.5), (1, 0, 0.51), (1, 1, 0.4)]
+    squares = [(p, g, score * score) for p, g, score in plain]
+    assert [pair[:2] for pair in best_matching(plain)] == [(0, 1), (1, 0)]
+    assert [pair[:2] for pair in best_matching(squares)] == [(0, 0), (1, 1)]
+    assert [pair[:2] for pair in best_matching([pair for pair in plain if pair[2] >= 0.55])] == [(0, 0)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_empty_sets_and_unreadable_answers_score_alike_in_every_shape(shape):
+    truth = [("chair", (0, 0, 10, 10))]
+    assert iou_reward("[]", [], FRAME, shape) == 1.0
+    assert iou_reward("[]", truth, FRAME, shape) == 0.0
+    assert iou_reward(json.dumps([item("chair", 0, 0, 10, 10)]), [], FRAME, shape) == 0.0
+    assert iou_reward("no boxes", [], FRAME, shape) == iou_reward(None, [], FRAME, shape) == 0.0
+
+
+@pytest.mark.parametrize("answer", ["[]", "no boxes", None])
+@pytest.mark.parametrize(
+    "shape, threshold, message",
+    [
+        ("ciou", 0.5, "IoU shape 'ciou': choose one of plain, squared, thresholded, soft_f1, giou"),
+        ("thresholded", 1.5, "IoU threshold is 1.5: it must be from 0 to 1"),
+        ("thresholded", -0.1, "from 0 to 1"),
+        ("plain", float("nan"), "from 0 to 1"),
+    ],
+)
+def test_an_unknown_shape_or_threshold_raises_whatever_the_answer(answer, shape, threshold, message):
+    with pytest.raises(RewardSettingsError, match=message):
+        iou_reward(answer, [], FRAME, shape, threshold)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rewards.accuracy import TOLERANCES, mean_relative_accuracy, number_reward
 from rewards.errors import GroundTruthError, RewardSettingsError
-from rewards.number import parse_number
+from rewards.number import MAX_CHARACTERS, parse_number
 
 MODES = ("inclusive", "strict", "float_compat")
 
@@ -62,7 +62,6 @@ def test_one_number_is_read(text, unit, value):
         ("3 to 5", "m"),
         ("3 or four", None),
         ("between two and 3", None),
-        ("1/2", "m"),
         ("3 4", None),
         ("3, 4", None),
         ("3 m 20 cm", "m"),
@@ -115,6 +114,117 @@ def test_one_number_is_read(text, unit, value):
 )
 def test_anything_but_one_number_in_the_expected_unit_is_refused(text, unit):
     assert parse_number(text, unit) is None
+
+
+@pytest.mark.parametrize(
+    "text, unit, value",
+    [
+        ("1/2", "m", 0.5),
+        ("3/4 m", "m", 0.75),
+        ("3/4m", "m", 0.75),
+        ("3/4 meters.", "m", 0.75),
+        ("-1/2", None, -0.5),
+        ("+1/4", None, 0.25),
+        ("1 / 2", None, 0.5),
+        ("1 /2", None, 0.5),
+        ("1 1/2", None, 1.5),
+        ("1 1/2 m", "m", 1.5),
+        ("-2 3/8", None, -2.375),
+        ("1\n1 / 2", None, 1.5),
+        ("7/4", None, 1.75),
+        ("12/8 square meters", "m2", 1.5),
+        ("0/5", None, 0.0),
+        ("1/3", None, 0.3333333333333333),  # the float64 nearest to a third
+        ("999999999999999/1", None, 999999999999999.0),
+        ("(1/2)", None, 0.5),
+        ("~1/2 m", "m", 0.5),
+        ("The distance is 1 1/2 meters.", "m", 1.5),
+    ],
+)
+def test_one_plain_fraction_or_mixed_number_is_read(text, unit, value):
+    assert parse_number(text, unit) == value
+
+
+@pytest.mark.parametrize(
+    "text, unit",
+    [
+        ("1/0", None),
+        ("0/0", None),
+        ("1 1/0", None),
+        ("1/2/3", None),
+        ("1 / 2 / 3", None),
+        ("1//2", None),
+        ("/2", None),
+        ("1/", None),
+        ("1/-2", None),
+        ("- 1/2", None),
+        ("1-1/2", None),
+        ("1 -1/2", None),
+        ("1 3/2", None),  # two numbers rather than one: nobody writes 2 1/2 so
+        ("2 1 1/2", None),
+        ("3, 1/2", None),
+        ("1 and 1/2", None),
+        ("one 1/2", None),
+        ("1/2 1/4", None),
+        ("1/2 to 3/4", None),
+        ("1/2 - 3/4", None),
+        ("1.5/2", None),
+        ("1/2.5", None),
+        ("1,000/2", None),
+        ("1e3/2", None),
+        ("1/2e3", None),
+        ("1_0/2", None),
+        ("1/2nd", None),
+        ("1/2%", None),
+        ("1/2 %", None),
+        ("$1/2", None),
+        ("1/2 dozen", None),
+        ("½", None),
+        ("1½", None),
+        ("½ m", "m"),
+        ("1⁄2", None),  # U+2044, the fraction slash
+        ("١/٢", None),
+        ("1/2 m/s", "m"),
+        ("1/2 m", "cm"),
+        ("1/2 m", None),
+        ("1/2 ft", "m"),
+        ("1 m / 2", "m"),
+        ("1 m / 2 m", "m"),
+        ("m/2", "m"),
+        ("3 and/or more", None),
+        ("9999999999999999/3", None),  # 16 digits: beyond what is plain
+        ("3/9999999999999999", None),
+        ("1" * 500 + "/" + "1" * 500, None),
+    ],
+)
+def test_any_other_slash_is_refused(text, unit):
+    assert parse_number(text, unit) is None
+
+
+@given(st.integers(-99, 99), st.integers(0, 999), st.integers(1, 999), st.sampled_from(["{} m", "{}", " ({}). "]))
+def test_fractions_are_read_exactly(whole, numerator, denominator, form):
+    assert parse_number(form.format(f"{numerator}/{denominator}"), "m") == float(Fraction(numerator, denominator))
+    mixed = parse_number(form.format(f"{whole} {numerator}/{denominator}"), "m")
+    sign = -1 if whole < 0 else 1
+    exact = float(sign * (abs(whole) + Fraction(numerator, denominator)))
+    assert mixed == (exact if numerator < denominator else None)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("3" + " " * (MAX_CHARACTERS - 1), 3.0),
+        ("3" + " " * MAX_CHARACTERS, None),
+        ("0" * (MAX_CHARACTERS - 1) + "7", 7.0),
+        ("0" * MAX_CHARACTERS + "7", None),
+        ("0." + "3" * (MAX_CHARACTERS - 2), 1 / 3),
+        ("9" * MAX_CHARACTERS, None),  # finite as an integer, infinite as float64
+        ("9" * 100_000, None),
+        ("3 m " * 50_000, None),
+    ],
+)
+def test_an_answer_beyond_the_limit_is_refused(text, value):
+    assert parse_number(text, "m") == value
 
 
 @given(st.text(max_size=80), st.sampled_from([None, "m", "cm", "m2"]))
@@ -185,7 +295,12 @@ def test_reward_reads_both_sides_in_the_unit():
     assert number_reward("", "101", "cm") == 0.0
 
 
-@pytest.mark.parametrize("truth", ["", "A", "nan", "3-4", "3 feet"])
+def test_a_fraction_earns_what_its_decimal_earns():
+    assert number_reward("1/2", "0.5", "m") == number_reward("1/2 m", "1/2", "m") == 1.0
+    assert number_reward("1 1/2 m", "1.25", "m") == 0.7  # an error of exactly 20 %
+
+
+@pytest.mark.parametrize("truth", ["", "A", "nan", "3-4", "3 feet", "1/0", "3" * 2000])
 def test_a_truth_that_is_no_number_raises_whatever_the_answer(truth):
     for answer in ("3", None):
         with pytest.raises(GroundTruthError, match="fix the row"):

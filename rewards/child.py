@@ -1,0 +1,158 @@
+"""The process in which rewards run: started by `rewards.worker.RewardProcess`, killed by it, replaced by it.
+
+It speaks over one inherited socket. In come pickled `Hello`, then `Request`s; out go JSON lists, because what a reward
+has touched is never unpickled:
+
+    ["ready", [places of rewards called one by one]] or ["refused", reason]         once
+    [[index, {"value": …} or {"error": …} or {"timeout": seconds}], …]      until every index of the request has come
+
+Completions are answered in their order, each before the next begins, but for a batched or async reward. A reward's own
+print goes to the pipe behind standard output and error. The process dies with its parent thread, and when the parent
+closes the socket. It imports numpy, scipy and this package only, so that a killed one is replaced within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rewards.compose import built_in
+from rewards.contract import CustomReward
+from rewards.errors import RewardContractError
+from rewards.loading import load_rewards
+from rewards.process_tree import adopt_orphans, die_with_parent
+from rewards.rows import RewardRow
+from rewards.settings import RewardSettings, RewardSpec
+
+#: Longest reason that travels back: a reward may raise with a whole document in its message.
+_REASON_LIMIT = 2000
+#: `Request.reward` of the built-in rewards.
+BUILT_IN = -1
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a child needs to begin. `memory_bytes` 0: no limit."""
+
+    settings: RewardSettings
+    specs: tuple[RewardSpec, ...]
+    timeout_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Completions of one row, responses without their end tokens, for one reward (its place among the specs)."""
+
+    reward: int
+    row: RewardRow
+    texts: tuple[str, ...]
+
+
+class Server:
+    """Answers the requests of one socket."""
+
+    def __init__(self, connection: Connection, hello: Hello, rewards: Sequence[CustomReward]) -> None:
+        self._connection, self._hello, self._rewards = connection, hello, rewards
+
+    def serve(self) -> None:
+        """Until the parent closes the socket."""
+        while True:
+            try:
+                request = self._connection.recv()
+            except EOFError:
+                return
+            if request.reward == BUILT_IN:
+                self._send([[index, self._built_in(text, request.row)] for index, text in enumerate(request.texts)])
+                continue
+            reward = self._rewards[request.reward]
+            if reward.batched:
+                self._batched(reward, request)
+            elif reward.is_async:
+                asyncio.run(self._concurrent(reward, request))
+            else:
+                for index, text in enumerate(request.texts):
+                    self._send([[index, self._one(reward, text, request.row)]])
+
+    def _send(self, answers: list) -> None:
+        self._connection.send_bytes(json.dumps(answers).encode())
+
+    def _built_in(self, text: str, row: RewardRow) -> dict[str, Any]:
+        try:
+            own = built_in(text, row, self._hello.settings)
+        except ValueError as error:  # a row that cannot be scored
+            return _error(error)
+        return {"value": [own.components, own.counted, own.others_count]}
+
+    def _one(self, reward: CustomReward, text: str, row: RewardRow) -> dict[str, Any]:
+        try:
+            return {"value": reward.components(reward.call(text, row))}
+        except Exception as error:  # the user's code: it may raise anything
+            return _error(error)
+
+    def _batched(self, reward: CustomReward, request: Request) -> None:
+        texts = list(request.texts)
+        try:
+            called = reward.call(texts, request.row)
+            results = asyncio.run(_awaited(called)) if reward.is_async else called
+            items = reward.group_components(results, len(texts))
+            answers = [_error(item) if isinstance(item, Exception) else {"value": item} for item in items]
+        except Exception as error:  # the user's code
+            answers = [_error(error)] * len(texts)
+        self._send([[index, answer] for index, answer in enumerate(answers)])
+
+    async def _concurrent(self, reward: CustomReward, request: Request) -> None:
+        """All completions at once, each with the whole deadline."""
+        limit = self._hello.timeout_seconds
+
+        async def one(index: int, text: str) -> None:
+            begun = time.monotonic()
+            try:
+                result = await asyncio.wait_for(reward.call(text, request.row), limit)
+                answer = {"value": reward.components(result)}
+            except Exception as error:  # the user's code; a TimeoutError of its own comes before the deadline
+                late = isinstance(error, TimeoutError) and time.monotonic() - begun >= limit
+                answer = {"timeout": limit} if late else _error(error)
+            self._send([[index, answer]])
+
+        await asyncio.gather(*(one(index, text) for index, text in enumerate(request.texts)))
+
+
+async def _awaited(called: Any) -> Any:
+    return await called
+
+
+def _error(error: Exception) -> dict[str, str]:
+    try:
+        said = str(error)
+    except Exception:  # the user's own __str__
+        said = "(its message does not print)"
+    hint = " (the limit is reward.memory_mib)" if isinstance(error, MemoryError) else ""
+    return {"error": f"{type(error).__name__}: {said}{hint}"[:_REASON_LIMIT]}
+
+
+def main() -> None:
+    """Entry of the child: the number of the inherited socket is its only argument."""
+    die_with_parent()
+    adopt_orphans()
+    connection = Connection(int(sys.argv[1]))
+    hello = connection.recv()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if hello.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (hello.memory_bytes, hello.memory_bytes))
+    try:
+        rewards = load_rewards(hello.specs)
+    except RewardContractError as error:
+        connection.send_bytes(json.dumps(["refused", str(error)[:_REASON_LIMIT]]).encode())
+        return
+    one_by_one = [place for place, reward in enumerate(rewards) if not (reward.batched or reward.is_async)]
+    connection.send_bytes(json.dumps(["ready", one_by_one]).encode())
+    Server(connection, hello, rewards).serve()
+

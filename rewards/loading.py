@@ -1,0 +1,161 @@
+"""From what a configuration declares to rewards that can be called.
+
+What holds: loading fails before a run starts, with what to change; every reward has a component name of its own; what a
+reward is, is stamped by the hash of its source, so that a run that goes on notices another one.
+
+`python -m rewards.loading` reads the specs as JSON from standard input and loads them, for callers that must not execute
+foreign files themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+from rewards.contract import CustomReward, checked_function
+from rewards.errors import RewardContractError
+from rewards.settings import RewardSettings, RewardSpec
+
+ENTRY_POINTS = "spatialladder.rewards"
+#: Rewards of the house that are declared like one's own, because they need params: all take a group at once.
+SERVED = {"http": ("rewards.http_reward", "http_reward"), "judge": ("rewards.judge", "judge_reward")}
+#: What `main` prints before the names of the rewards it loaded: a file that ends the process early cannot seem to load.
+LOADED = "loaded: "
+
+
+def load_rewards(specs: Sequence[RewardSpec]) -> list[CustomReward]:
+    """The rewards of all specs, in order. Raises RewardContractError as `load_reward` and `check_names` do."""
+    check_names(specs)
+    return [load_reward(spec) for spec in specs]
+
+
+def check_names(specs: Sequence[RewardSpec]) -> None:
+    """RewardContractError when two components have one name: one score would hide the other."""
+    first = dict.fromkeys(RewardSettings().weights, "a built-in reward")
+    for spec in specs:
+        if spec.component in first:
+            raise RewardContractError(
+                f"{_named(spec)} and {first[spec.component]} would both report {spec.component!r}: give it another `name`"
+            )
+        first[spec.component] = f"reward {spec.source!r}"
+
+
+def load_reward(spec: RewardSpec) -> CustomReward:
+    """The reward of a spec; a file is executed once per call.
+
+    Raises RewardContractError for a malformed source, a missing file, name or entry point, code that does not import,
+    and something that cannot be called as the contract says.
+    """
+    batched = spec.batched or spec.source in SERVED
+    function = _function(spec)
+    return CustomReward(spec.component, checked_function(function, _named(spec), spec.params), spec.params, batched)
+
+
+def source_hash(spec: RewardSpec) -> str:
+    """SHA-256 of the file that holds the reward; what that file imports is not seen. RewardContractError without one."""
+    return hashlib.sha256(_source_file(spec).read_bytes()).hexdigest()
+
+
+def _named(spec: RewardSpec) -> str:
+    return f"reward {spec.source!r}"
+
+
+def _function(spec: RewardSpec) -> object:
+    if spec.source in SERVED:
+        module, name = SERVED[spec.source]
+        return vars(importlib.import_module(module))[name]
+    if ":" not in spec.source and not spec.source.endswith(".py"):
+        point = _entry_point(spec)
+        try:
+            return point.load()
+        except Exception as error:  # another package's code: it may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            raise RewardContractError(f"{_named(spec)}: the entry point {point.value} does not load: {reason}") from error
+    path, name = _parts(spec)
+    module = _execute(path, spec)
+    members = vars(module)
+    if name not in members:
+        found = inspect.getmembers(module, inspect.isfunction)
+        functions = [key for key, function in found if function.__module__ == module.__name__]
+        raise RewardContractError(f"{_named(spec)}: no {name!r} in the file; its functions: {', '.join(functions) or 'none'}")
+    return members[name]
+
+
+def _source_file(spec: RewardSpec) -> Path:
+    if ":" in spec.source or spec.source.endswith(".py"):
+        return _parts(spec)[0]
+    module = SERVED[spec.source][0] if spec.source in SERVED else _entry_point(spec).module
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise RewardContractError(f"{_named(spec)}: there is no module {module}")
+    return Path(found.origin)
+
+
+def _entry_point(spec: RewardSpec) -> importlib.metadata.EntryPoint:
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    for point in points:
+        if point.name == spec.source:
+            return point
+    known = ", ".join(sorted({point.name for point in points} | set(SERVED)))
+    raise RewardContractError(
+        f"{_named(spec)}: write path/to/file.py:name, or the name of an entry point of the group {ENTRY_POINTS}; there is: {known}"
+    )
+
+
+def _parts(spec: RewardSpec) -> tuple[Path, str]:
+    """The file of a source, which exists, and the name in it. RewardContractError otherwise."""
+    path, separator, name = spec.source.rpartition(":")
+    if not separator or not path.endswith(".py") or not name.isidentifier():
+        raise RewardContractError(f"{_named(spec)}: write path/to/file.py:name")
+    if not Path(path).is_file():
+        raise RewardContractError(f"{_named(spec)}: there is no file {Path(path).resolve()}")
+    return Path(path).resolve(), name
+
+
+def _execute(path: Path, spec: RewardSpec) -> ModuleType:
+    """The module of a file, registered under a name of its own (dataclasses and pickle look modules up by name)."""
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    module_name = f"custom_reward_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
+    found = importlib.util.spec_from_file_location(module_name, path)
+    assert found is not None and found.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # the user's code: it may raise anything
+        del sys.modules[module_name]
+        reason = f"{type(error).__name__}: {error}"
+        raise RewardContractError(f"{_named(spec)}: the file does not import: {reason}") from error
+    return module
+
+
+def specs_to_json(specs: Sequence[RewardSpec]) -> str:
+    return json.dumps([asdict(spec) for spec in specs])
+
+
+def specs_from_json(text: str) -> list[RewardSpec]:
+    return [RewardSpec(**spec) for spec in json.loads(text)]
+
+
+def main() -> int:
+    """Loads the rewards. 0 and their names as the last line, or 2 and the reason on standard error."""
+    try:
+        rewards = load_rewards(specs_from_json(sys.stdin.read()))
+    except RewardContractError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{LOADED}{', '.join(reward.name for reward in rewards)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

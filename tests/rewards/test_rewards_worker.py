@@ -1,0 +1,257 @@
+"""The killable process on real child processes: misbehaviour costs the call under way, is named, and leaves nothing."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from rewards.compose import BuiltIn
+from rewards.errors import RewardContractError
+from rewards.process_tree import descendants
+from rewards.rows import RewardRow
+from rewards.settings import RewardSettings, RewardSpec
+from rewards.worker import Failure, Limits, RewardProcess
+
+ROW = RewardRow("train/1", "Which is nearest?", "relative distance", ("A. chair", "B. table"), "B", media=("a.png",))
+HOSTILE = r'''
+import asyncio, ctypes, os, subprocess, sys, time
+
+CALLS = []
+
+class Unpicklable(Exception):
+    def __init__(self):
+        super().__init__("payload")
+        self.payload = (lambda: 0, open("/dev/null"))
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+def hostile(text, example):
+    """Does what the text says; else gives its length."""
+    if text == "loop":
+        while True:
+            pass
+    if text == "hang":  # in C, where no Python signal handler runs
+        ctypes.CDLL(None).pause()
+    if text == "segfault":
+        ctypes.string_at(0)
+    if text == "_exit":
+        os._exit(7)
+    if text == "exit":
+        sys.exit("enough")
+    if text == "forks":
+        for _ in range(3):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(600)
+                os._exit(0)
+        time.sleep(600)
+    if text == "memory":
+        block = bytearray(10 << 30)
+        return float(len(block))
+    if text == "prints":
+        line = "x" * 9999 + "\n"
+        for _ in range(10_000):
+            sys.stdout.write(line)
+        print("the last line")
+    if text == "unpicklable":
+        raise Unpicklable
+    if text == "mute":
+        raise Mute
+    if text == "nan":
+        return float("nan")
+    if text == "socket":
+        for descriptor in range(3, 20):
+            try:
+                os.write(descriptor, b"\x00\x00\x00\x04junk")
+            except OSError:
+                pass
+        time.sleep(600)
+    return float(len(text))
+
+def group(texts, example):
+    if "hang" in texts:
+        time.sleep(600)
+    if "raise" in texts:
+        raise KeyError("no such thing")
+    return [KeyError("this one") if text == "bad" else {"length": len(text)} for text in texts]
+
+async def later(text, example):
+    if text == "sleep":
+        await asyncio.sleep(600)
+    if text == "block":
+        time.sleep(600)
+    await asyncio.sleep(0.3)
+    return 1.0
+
+async def together(texts, example):
+    await asyncio.sleep(0.01)
+    return [1.0] * len(texts)
+
+def sometimes(text, example, *, marks):
+    path = os.path.join(marks, text)
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os._exit(3)
+    return 1.0
+
+async def slow_once(text, example, *, marks):
+    path = os.path.join(marks, text)
+    if not os.path.exists(path):
+        open(path, "w").close()
+        await asyncio.sleep(600)
+    return 1.0
+
+def sometimes_raises(text, example, *, marks):
+    with open(os.path.join(marks, "calls"), "a") as file:
+        file.write("x")
+    raise ValueError("as always")
+
+def leaves(text, example):
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    return 1.0
+'''
+
+
+@pytest.fixture
+def process_of(tmp_path):
+    """Makes processes with one reward of HOSTILE; all are closed."""
+    (tmp_path / "mine.py").write_text(HOSTILE)
+    made = []
+
+    def make(name: str, timeout: float = 1.0, retries: int = 0, memory_mib: int = 2048, **spec) -> RewardProcess:
+        specs = [RewardSpec(f"{tmp_path}/mine.py:{name}", **spec)]
+        made.append(RewardProcess(RewardSettings(), specs, Limits(timeout, retries, memory_mib)))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+
+
+def gone(*pids: int) -> bool:
+    """Whether processes have ended; a moment is allowed for the kernel."""
+    for _ in range(50):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    "act, outcome, told",
+    [
+        ("loop", "timeout", "no score within 1 s; its process was killed"),
+        ("hang", "timeout", "no score within 1 s"),
+        ("forks", "timeout", "no score within 1 s"),
+        ("segfault", "error", "its process ended by SIGSEGV"),
+        ("_exit", "error", "its process exited with code 7"),
+        ("exit", "error", "its process exited with code 1; it last printed: enough"),
+        ("memory", "error", "MemoryError: .*reward.memory_mib"),
+        ("unpicklable", "error", "Unpicklable: payload"),
+        ("mute", "error", "Mute: .its message does not print"),
+        ("nan", "error", "RewardContractError: reward 'hostile' returned nan"),
+        ("socket", "error", "sent what is no answer and was killed"),
+    ],
+)
+def test_an_act_costs_its_own_call_and_leaves_no_process(process_of, act, outcome, told):
+    process = process_of("hostile")
+    first = process.pid
+    before, failure, after = process.custom(0, ROW, ["one", act, "three"])
+    assert (before, after) == ({"hostile": 3.0}, {"hostile": 5.0})
+    assert failure.outcome == outcome
+    assert failure.detail.startswith("row train/1: reward 'hostile': ")
+    assert re.search(told, failure.detail), failure.detail
+    survived = act in ("memory", "unpicklable", "mute", "nan")  # an exception ends no process
+    assert (process.pid == first) == survived and (survived or gone(first))
+    own = {process.pid} | descendants(process.pid)
+    assert own == {process.pid}
+    process.close()
+    assert gone(*own)
+
+
+def test_processes_that_get_away_are_killed_with_theirs(process_of):
+    process = process_of("leaves")
+    assert process.custom(0, ROW, ["a", "b"]) == [{"leaves": 1.0}] * 2
+    below = descendants(process.pid)
+    assert len(below) == 2
+    pid = process.pid
+    process.close()
+    assert gone(pid, *below)
+
+
+def test_no_amount_of_printing_makes_a_reward_wait(process_of, capfd):
+    process = process_of("hostile", timeout=20.0)
+    assert process.custom(0, ROW, ["prints"]) == [{"hostile": 6.0}]  # 100 MB
+    passed = capfd.readouterr().err
+    assert "what follows is dropped" in passed and len(passed) < 70_000
+    (failure,) = process.custom(0, ROW, ["_exit"])
+    assert failure.detail.endswith("it last printed: the last line")
+
+
+def test_a_batched_reward_is_called_once_and_fails_as_one(process_of):
+    process = process_of("group", batched=True)
+    good, bad = process.custom(0, ROW, ["abc", "bad"])
+    assert good == {"group/length": 3.0} and bad.outcome == "error" and "KeyError: 'this one'" in bad.detail
+    assert [failure.outcome for failure in process.custom(0, ROW, ["abc", "raise"])] == ["error"] * 2
+    assert [failure.outcome for failure in process.custom(0, ROW, ["abc", "hang"])] == ["timeout"] * 2
+    assert process.custom(0, ROW, ["abc"]) == [{"group/length": 3.0}]
+
+
+def test_async_calls_of_a_group_run_together_each_with_its_deadline(process_of):
+    process = process_of("later", timeout=2.0)
+    first, begun = process.pid, time.monotonic()
+    results = process.custom(0, ROW, ["a"] * 20 + ["sleep"])
+    assert results[:20] == [{"later": 1.0}] * 20 and results[20].outcome == "timeout"
+    assert time.monotonic() - begun < 5 and process.pid == first  # one after the other would take 6 s and the deadline
+    blocked = process.custom(0, ROW, ["a", "block"])
+    assert {result.outcome for result in blocked if isinstance(result, Failure)} == {"timeout"} and process.pid != first
+    assert process_of("together", batched=True).custom(0, ROW, ["a", "b"]) == [{"together": 1.0}] * 2
+
+
+def test_a_call_whose_process_ended_is_tried_again_and_one_that_raised_is_not(process_of, tmp_path):
+    (tmp_path / "marks").mkdir()
+    params = {"marks": str(tmp_path / "marks")}
+    assert process_of("sometimes", retries=1, params=params).custom(0, ROW, ["a", "b"]) == [{"sometimes": 1.0}] * 2
+    (once,) = process_of("sometimes", retries=0, params=params).custom(0, ROW, ["c"])
+    assert once.outcome == "error" and "exited with code 3" in once.detail
+    slow = process_of("slow_once", timeout=1.0, retries=1, params=params)
+    assert slow.custom(0, ROW, ["e", "f"]) == [{"slow_once": 1.0}] * 2
+    (raised,) = process_of("sometimes_raises", retries=3, params=params).custom(0, ROW, ["d"])
+    assert "ValueError: as always" in raised.detail and (tmp_path / "marks" / "calls").read_text() == "x"
+
+
+def test_built_in_rewards_are_scored_there_and_a_row_that_cannot_be_is_an_error(process_of):
+    process = process_of("hostile")
+    right, wrong = process.built_in(ROW, ["<think>x</think><answer>B</answer>", "A"])
+    assert right == BuiltIn({"format": 1.0, "answer": 1.0}, ("format", "answer"), True)
+    assert wrong.components == {"format": 0.0, "answer": 0.0}
+    (failure,) = process.built_in(RewardRow("r", "q", "relative distance", ("A. x",), "C"), ["A"])
+    assert failure.outcome == "error" and "row r: the built-in rewards: GroundTruthError" in failure.detail
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("def other(text, example): return 0.0", "no 'hostile' in the file"),
+        ("import nothing_of_that_name", "does not import"),
+        ("import os; os._exit(3)", "exited with code 3"),
+        ("print('why it ends'); raise SystemExit(4)", "exited with code 4; it last printed: why it ends"),
+        ("block = bytearray(10 << 30)", "does not import: MemoryError"),
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_refused_at_the_start(tmp_path, content, message):
+    (tmp_path / "bad.py").write_text(content)
+    with pytest.raises(RewardContractError, match=message):
+        RewardProcess(RewardSettings(), [RewardSpec(f"{tmp_path}/bad.py:hostile")], Limits(memory_mib=2048))
+
+
+def test_a_source_that_changes_under_a_run_stops_it_when_a_process_is_replaced(process_of, tmp_path):
+    process = process_of("hostile")
+    (tmp_path / "mine.py").write_text(HOSTILE + "\n# another reward\n")
+    assert process.custom(0, ROW, ["one"]) == [{"hostile": 3.0}]  # the process has loaded the old one
+    with pytest.raises(RewardContractError, match="has changed since the run began"):
+        process.custom(0, ROW, ["_exit", "one"])
