@@ -64,7 +64,7 @@ def hostile(text, example):
     if text == "nan":
         return float("nan")
     if text == "socket":
-        for descriptor in range(3, 20):
+        for descriptor in range(3, 1024):  # the socket has the number it had in the parent
             try:
                 os.write(descriptor, b"\x00\x00\x00\x04junk")
             except OSError:
