@@ -72,7 +72,7 @@ class StageRecord:
                     f"{self._checkpoints} belongs to other settings, rows or another model; "
                     "remove that folder to start the stage afresh, or put the old ones back"
                 )
-            changed = [name for name, version in self._rewards.items() if state["rewards"].get(name) != version]
+            changed = self.changed_rewards(latest)
             if changed and not accept_changed_rewards:
                 raise CheckpointMismatch(
                     f"the source of reward {', '.join(changed)} has changed since step {state['step']} of "
@@ -84,6 +84,12 @@ class StageRecord:
         for name in (METRICS, TRACES):
             keep_steps(self.folder / name, progress.step)
         return progress
+
+    def changed_rewards(self, path: Path | None = None) -> list[str]:
+        """Custom rewards whose source is another than that of the work in `path` (default: the last checkpoint's)."""
+        path = path or self._checkpoints / "latest.json"
+        versions = json.loads(path.read_text()).get("rewards", {}) if path.is_file() else self._rewards
+        return [name for name, version in self._rewards.items() if versions.get(name) != version]
 
     def checkpoint_folder(self, step: int) -> Path:
         """Where the learner writes its state after `step` steps; made empty."""
@@ -121,10 +127,10 @@ class StageRecord:
     ) -> None:
         """The lines of one step; numbers that are not finite become null. `rows`: the groups', as rewards saw them."""
         seen = rows or [None] * len(groups)
-        with (self.folder / TRACES).open("a") as file:
+        with (self.folder / TRACES).open("a", encoding="utf-8") as file:
             for group, *numbers, row in zip(groups, rewards, advantages, seen, strict=True):
                 file.write(json.dumps(trace(metrics["step"], group, *numbers, row), ensure_ascii=False) + "\n")
-        with (self.folder / METRICS).open("a") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n")
 
     def finish(self) -> None:

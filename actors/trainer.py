@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from actors.deadlines import DeadlineExceeded
 from actors.ledger import PromptSchedule
 from actors.prompt_tasks import TaskMaker
-from actors.record import MODEL, Progress, StageRecord
+from actors.record import FINISHED, MODEL, Progress, StageRecord
 from actors.reward import reward_specs
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
 from actors.stage import StageActors
@@ -57,11 +57,14 @@ def train_policy(
     check_model_folder(model_folder)
     record = StageRecord(stage_folder, identity_of(config, examples, model_folder), reward_versions(config.reward))
     if record.finished:
-        say("grpo: already trained")
+        changed = record.changed_rewards(stage_folder / FINISHED)
+        say("grpo: already trained" + "".join(f", by another source of reward {name}" for name in changed))
         return stage_folder / MODEL
     schedule = PromptSchedule(examples, config.grpo, config.seed)
     tasks = TaskMaker(config, schedule, model_folder)
     position = record.resume(config.reward.accept_changed)
+    for name in record.changed_rewards():
+        say(f"grpo: from step {position.step + 1} on by another source of reward {name} (reward.accept_changed)")
     say(
         f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
         f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), "

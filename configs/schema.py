@@ -136,7 +136,7 @@ class CustomRewardConfig(Section):
 
     source: str = Field(description="path/file.py:name, the name of an installed entry point, or http or judge")
     name: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Its component; none: the name in `source`")
-    weight: float = Field(1.0, description="What its components count in the total; may be negative")
+    weight: float = Field(1.0, allow_inf_nan=False, description="What its components count in the total; may be negative")
     params: dict[str, Any] = Field({}, description="Keyword arguments of every call; secrets belong in the environment")
     batched: bool = Field(False, description="Called once with the completions of a group, not once for each")
 

@@ -30,8 +30,8 @@ def write_text(path: Path, text: str) -> None:
 
 def keep_steps(path: Path, steps: int) -> None:
     """Keep the whole lines of the first `steps` steps of a records file (made empty when missing)."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < steps))
+    *lines, _torn = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+    write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < steps))
 
 
 def fingerprint(settings: object, examples: Sequence[Example], model_folder: Path) -> str:

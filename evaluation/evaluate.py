@@ -179,7 +179,7 @@ def load_evaluation(folder: Path, when: When) -> Evaluation | None:
     path, report_path = folder / f"eval_{when}.jsonl", folder / f"eval_{when}.json"
     if not report_path.is_file() or not path.is_file():
         return None
-    rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
     report = json.loads(report_path.read_text(encoding="utf-8"))
     if selection_hash([row["row"] for row in rows]) != report["identity"]["rows_sha256"]:
         raise EvaluationError(f"{path} does not hold the rows that {report_path} describes: delete both and run again")

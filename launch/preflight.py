@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.reward import reward_specs
+from actors.reward import reward_limits, reward_specs
 from configs.schema import RunConfig, SFTConfig, StageName
 from launch.data_checks import data_problems
 from launch.problems import PreflightError, Problem
-from rewards.settings import RewardSpec
+from rewards.errors import RewardContractError
+from rewards.loading import SERVED, check_names
+from rewards.settings import RewardSettings
+from rewards.worker import RewardProcess
 
-#: A file of the user's own may import much before its reward is there.
-REWARD_SECONDS = 60.0
-REFUSED = 2  # exit code of `rewards.loading`
 FREE_MARGIN = 1 << 30  # bytes kept free beside the estimate
 LORA_LR = 1e-5  # below, tens of steps move a weight by less than bfloat16 resolves
 COPIES_PER_STAGE = 5  # model, optimizer state in float32 (master, two moments), and one spare while replacing
@@ -83,43 +81,19 @@ def attention_problems(config: RunConfig) -> Iterator[Problem]:
 
 def reward_problems(config: RunConfig) -> Iterator[Problem]:
     """Rewards of the user's own: each loads, in a process of its own as in the run, and has a name of its own."""
-    from rewards.loading import check_names
-    from rewards.errors import RewardContractError
-
     specs = reward_specs(config.reward)
     try:
         check_names(specs)
     except RewardContractError as error:
         yield Problem(str(error), "reward.custom", "every reward is one component of the score and needs its own name")
+        return
     for spec in specs:
-        if reason := _why_not_loaded(spec):
+        try:
+            RewardProcess(RewardSettings(), [spec], reward_limits(config.reward)).close()
+        except RewardContractError as error:
             configured = f"{spec.component} --config CONFIG" if spec.params or spec.batched else spec.source
+            reason = str(error).replace("\n", "\n    ")
             yield Problem(reason, "reward.custom", f"correct it; this tries it alone: ladder reward check {configured}")
-
-
-def _why_not_loaded(spec: RewardSpec) -> str | None:
-    """What the child that loads a reward said or did; None when it loaded."""
-    from rewards.loading import LOADED, specs_to_json
-
-    variables = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "rewards.loading"],
-            input=specs_to_json([spec]),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=REWARD_SECONDS,
-            env={**os.environ, **variables},
-        )
-    except subprocess.TimeoutExpired:
-        return f"reward {spec.source!r}: not loaded within {REWARD_SECONDS:.0f} s; the file hangs when it is imported"
-    if child.returncode == 0 and child.stdout.rpartition(LOADED)[1]:
-        return None
-    said = child.stderr.strip()
-    if child.returncode == REFUSED and said:
-        return said.replace("\n", "\n    ")
-    return f"reward {spec.source!r}: the file ends the process when it is imported (exit code {child.returncode})"
 
 
 def remarks(config: RunConfig) -> Iterator[str]:

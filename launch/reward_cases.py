@@ -38,7 +38,7 @@ class Case:
 def read_cases(path: Path) -> list[Case]:
     """The cases of a file, in order. RewardRefused for a file without any, or a line that is no case."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RewardRefused(f"--cases {path}: cannot be read ({error}); give a file of JSON lines") from None
     cases = []

@@ -22,7 +22,6 @@ from launch.progress import Say
 from launch.reward_texts import LONG, texts_of
 from rewards.errors import RewardContractError
 from rewards.loading import SERVED
-from rewards.process_tree import descendants
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings, RewardSpec
 from rewards.worker import Components, Failure, Limits, RewardProcess
@@ -139,7 +138,7 @@ def _first_round(process: RewardProcess, exam: Examination, say: Say) -> None:
         results = _together(process, exam, place, texts) if exam.batched else _singly(process, exam, place, texts)
         exam.first |= {(place, name): result for name, result in results.items()}
         if process.pid is not None:
-            exam.children.setdefault(process.pid, []).append(_children(process.pid))
+            exam.children.setdefault(process.pid, []).append(_children(process))
 
 
 def _later_round(process: RewardProcess, exam: Examination, round_: Results, reverse: bool = False) -> None:
@@ -193,7 +192,7 @@ def _ask(process: RewardProcess, exam: Examination, place: int, texts: Sequence[
     return results
 
 
-def _children(pid: int) -> int:
-    if descendants(pid):
+def _children(process: RewardProcess) -> int:
+    if process.helpers():
         time.sleep(SETTLE_SECONDS)
-    return len(descendants(pid))
+    return process.helpers()

@@ -6,6 +6,7 @@ What holds: nothing that exists is overwritten; what is written loads, keeps the
 from __future__ import annotations
 
 import keyword
+import re
 from pathlib import Path
 
 from launch.reward_findings import RewardRefused
@@ -82,10 +83,10 @@ def starter_files(path: Path, name: str) -> dict[Path, str]:
     """The two files and their texts. Pure."""
     test = path.with_name(f"test_{path.name}")
     replaced = {"FILE": path.name, "TEST": test.name, "NAME": name}
-    texts = {path: _REWARD, test: _TEST}
-    for word, by in replaced.items():
-        texts = {file: text.replace(word, by) for file, text in texts.items()}
-    return texts
+    return {
+        file: re.sub("|".join(replaced), lambda word: replaced[word[0]], text)
+        for file, text in ((path, _REWARD), (test, _TEST))
+    }
 
 
 def write_starter(path: Path, name: str | None = None) -> list[Path]:

@@ -4,30 +4,32 @@ It speaks over one inherited socket. In come pickled `Hello`, then `Request`s; o
 has touched is never unpickled:
 
     ["ready", [places of rewards called one by one]] or ["refused", reason]         once
-    [[index, {"value": …} or {"error": …} or {"timeout": seconds}], …]      until every index of the request has come
+    [number, [[index, {"value": …} or {"error": …} or {"timeout": seconds}], …]]     until all of the request have come
 
 Completions are answered in their order, each before the next begins, but for a batched or async reward. A reward's own
-print goes to the pipe behind standard output and error. The process dies with its parent thread, and when the parent
-closes the socket. It imports numpy, scipy and this package only, so that a killed one is replaced within a second.
+print goes to the pipe behind standard output and error. The process dies with its supervisor, and when the actor closes the
+socket; what it forks has no socket, so that nobody answers twice. It imports numpy, scipy and this package only, so that a
+killed one is replaced within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from rewards.compose import built_in
 from rewards.contract import CustomReward
 from rewards.errors import RewardContractError
 from rewards.loading import load_rewards
-from rewards.process_tree import adopt_orphans, die_with_parent
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings, RewardSpec
 
@@ -49,8 +51,10 @@ class Hello:
 
 @dataclass(frozen=True)
 class Request:
-    """Completions of one row, responses without their end tokens, for one reward (its place among the specs)."""
+    """Completions of one row, responses without their end tokens, for one reward (its place among the specs). Every
+    answer names the `number` of the request."""
 
+    number: int
     reward: int
     row: RewardRow
     texts: tuple[str, ...]
@@ -61,6 +65,9 @@ class Server:
 
     def __init__(self, connection: Connection, hello: Hello, rewards: Sequence[CustomReward]) -> None:
         self._connection, self._hello, self._rewards = connection, hello, rewards
+        # One loop for all requests: ending it waits for threads that a late call has left behind.
+        self._runner = asyncio.Runner()
+        self._number = 0
 
     def serve(self) -> None:
         """Until the parent closes the socket."""
@@ -69,6 +76,7 @@ class Server:
                 request = self._connection.recv()
             except EOFError:
                 return
+            self._number = request.number
             if request.reward == BUILT_IN:
                 self._send([[index, self._built_in(text, request.row)] for index, text in enumerate(request.texts)])
                 continue
@@ -76,13 +84,13 @@ class Server:
             if reward.batched:
                 self._batched(reward, request)
             elif reward.is_async:
-                asyncio.run(self._concurrent(reward, request))
+                self._runner.run(self._concurrent(reward, request))
             else:
                 for index, text in enumerate(request.texts):
                     self._send([[index, self._one(reward, text, request.row)]])
 
     def _send(self, answers: list) -> None:
-        self._connection.send_bytes(json.dumps(answers).encode())
+        self._connection.send_bytes(json.dumps([self._number, answers]).encode())
 
     def _built_in(self, text: str, row: RewardRow) -> dict[str, Any]:
         try:
@@ -101,7 +109,7 @@ class Server:
         texts = list(request.texts)
         try:
             called = reward.call(texts, request.row)
-            results = asyncio.run(_awaited(called)) if reward.is_async else called
+            results = self._runner.run(_awaited(called)) if reward.is_async else called
             items = reward.group_components(results, len(texts))
             answers = [_error(item) if isinstance(item, Exception) else {"value": item} for item in items]
         except Exception as error:  # the user's code
@@ -138,15 +146,26 @@ def _error(error: Exception) -> dict[str, str]:
     return {"error": f"{type(error).__name__}: {said}{hint}"[:_REASON_LIMIT]}
 
 
+def _first_to_go() -> None:
+    """When the machine runs out of memory, a reward is replaced more easily than a learner."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:
+        pass  # not Linux, or not allowed
+
+
 def main() -> None:
-    """Entry of the child: the number of the inherited socket is its only argument."""
-    die_with_parent()
-    adopt_orphans()
+    """What the supervisor's child does: the number of the inherited socket is the only argument."""
+    os.set_inheritable(int(sys.argv[1]), False)
     connection = Connection(int(sys.argv[1]))
+    os.register_at_fork(after_in_child=connection.close)
     hello = connection.recv()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if hello.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (hello.memory_bytes, hello.memory_bytes))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = hello.memory_bytes if hard == resource.RLIM_INFINITY else min(hello.memory_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    _first_to_go()
     try:
         rewards = load_rewards(hello.specs)
     except RewardContractError as error:

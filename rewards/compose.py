@@ -11,6 +11,7 @@ What holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -116,7 +117,10 @@ def built_in(text: str, example: ExampleView, settings: RewardSettings) -> Built
 def composed(
     example: ExampleView, own: BuiltIn, others: Mapping[str, float], settings: RewardSettings, weights: Mapping[str, float]
 ) -> Score:
-    """The Score of built-in components and `others`, of which each has one of `weights`; RewardSettingsError for nothing."""
+    """The Score of built-in components and `others`, of which each has one of `weights`; a sum without end is an error.
+
+    RewardSettingsError when there is nothing to add up.
+    """
     if not own.components and not others:
         raise RewardSettingsError(
             f"no reward applies to a row of type {example.question_type!r}: give format, answer or iou a weight"
@@ -124,6 +128,8 @@ def composed(
     total = sum(settings.weights[name] * own.components[name] for name in own.counted)
     if own.others_count:
         total += sum(weights[name] * value for name, value in others.items())
+    if not math.isfinite(total):
+        return Score("error", detail="the weighted components add up to no finite number")
     return Score("ok", {**own.components, **others}, float(total))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rewards.http_calls import RewardCallError, check_call, check_whole, finite, post_json, shown
+from rewards.http_calls import RewardCallError, check_call, check_environment, check_whole, finite, post_json, shown
 
 #: What the server is told of the row; `media` are paths, pictures are not sent.
 EXAMPLE_FIELDS = ("id", "question", "question_type", "options", "answer", "target_boxes", "processed_size", "media")
@@ -43,6 +43,9 @@ def http_reward(
     headers = {} if headers is None else headers
     check_call(url, headers, timeout_seconds, retries)
     check_whole("batch_size", batch_size, 1)
+    check_environment(headers)
+    if not completion_texts:
+        return []
     fields = {name: getattr(example, name) for name in EXAMPLE_FIELDS}
     fields["metadata"] = dict(example.metadata or {})  # read-only views of a dict are not JSON
     scores: list[ItemScore] = []

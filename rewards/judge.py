@@ -171,9 +171,9 @@ def judge_reward(
     check_call(url, headers, timeout_seconds, retries)
     check_whole("concurrency", concurrency, 1)
     check_whole("max_tokens", max_tokens, 1)
+    check_environment(headers)  # at once, instead of once per completion
     if not completion_texts:
         return []
-    check_environment(headers)  # at once, instead of once per completion
     judge = _Judge(url, model, headers, prompt, float(low), float(high), timeout_seconds, retries, max_tokens)
     pictures = [_picture(path) for path in example.media] if images else []
     distinct = list(dict.fromkeys(completion_texts))

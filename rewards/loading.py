@@ -2,9 +2,6 @@
 
 What holds: loading fails before a run starts, with what to change; every reward has a component name of its own; what a
 reward is, is stamped by the hash of its source, so that a run that goes on notices another one.
-
-`python -m rewards.loading` reads the specs as JSON from standard input and loads them, for callers that must not execute
-foreign files themselves.
 """
 
 from __future__ import annotations
@@ -13,23 +10,20 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
-import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from rewards.contract import CustomReward, checked_function
-from rewards.errors import RewardContractError
+from rewards.contract import CustomReward, RewardFunction, checked_function
+from rewards.errors import RewardContractError, RewardSettingsError
+from rewards.http_calls import RewardCallError
 from rewards.settings import RewardSettings, RewardSpec
 
 ENTRY_POINTS = "spatialladder.rewards"
 #: Rewards of the house that are declared like one's own, because they need params: all take a group at once.
 SERVED = {"http": ("rewards.http_reward", "http_reward"), "judge": ("rewards.judge", "judge_reward")}
-#: What `main` prints before the names of the rewards it loaded: a file that ends the process early cannot seem to load.
-LOADED = "loaded: "
 
 
 def load_rewards(specs: Sequence[RewardSpec]) -> list[CustomReward]:
@@ -42,6 +36,8 @@ def check_names(specs: Sequence[RewardSpec]) -> None:
     """RewardContractError when two components have one name: one score would hide the other."""
     first = dict.fromkeys(RewardSettings().weights, "a built-in reward")
     for spec in specs:
+        if not spec.component.isidentifier() or spec.component == "std":  # reward_std is another metric
+            raise RewardContractError(f"{_named(spec)}: {spec.component!r} is no name for a component: give it a `name`")
         if spec.component in first:
             raise RewardContractError(
                 f"{_named(spec)} and {first[spec.component]} would both report {spec.component!r}: give it another `name`"
@@ -56,13 +52,23 @@ def load_reward(spec: RewardSpec) -> CustomReward:
     and something that cannot be called as the contract says.
     """
     batched = spec.batched or spec.source in SERVED
-    function = _function(spec)
-    return CustomReward(spec.component, checked_function(function, _named(spec), spec.params), spec.params, batched)
+    function = checked_function(_function(spec), _named(spec), spec.params)
+    if spec.source in SERVED:
+        _check_settings(function, spec)
+    return CustomReward(spec.component, function, spec.params, batched)
 
 
 def source_hash(spec: RewardSpec) -> str:
     """SHA-256 of the file that holds the reward; what that file imports is not seen. RewardContractError without one."""
     return hashlib.sha256(_source_file(spec).read_bytes()).hexdigest()
+
+
+def _check_settings(function: RewardFunction, spec: RewardSpec) -> None:
+    """Rewards of the house look at their params before they look at the texts, of which there are none here."""
+    try:
+        function([], None, **spec.params)
+    except (RewardSettingsError, RewardCallError) as error:
+        raise RewardContractError(f"{_named(spec)}: {error}") from None
 
 
 def _named(spec: RewardSpec) -> str:
@@ -136,26 +142,3 @@ def _execute(path: Path, spec: RewardSpec) -> ModuleType:
         reason = f"{type(error).__name__}: {error}"
         raise RewardContractError(f"{_named(spec)}: the file does not import: {reason}") from error
     return module
-
-
-def specs_to_json(specs: Sequence[RewardSpec]) -> str:
-    return json.dumps([asdict(spec) for spec in specs])
-
-
-def specs_from_json(text: str) -> list[RewardSpec]:
-    return [RewardSpec(**spec) for spec in json.loads(text)]
-
-
-def main() -> int:
-    """Loads the rewards. 0 and their names as the last line, or 2 and the reason on standard error."""
-    try:
-        rewards = load_rewards(specs_from_json(sys.stdin.read()))
-    except RewardContractError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{LOADED}{', '.join(reward.name for reward in rewards)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

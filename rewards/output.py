@@ -34,8 +34,14 @@ class OutputTail:
             while chunk := self._pipe.read1(1 << 16):
                 self._tail = (self._tail + chunk)[-KEPT:]
                 if passed < PASSED_ON:
-                    sys.stderr.write(chunk[: PASSED_ON - passed].decode(errors="replace"))
-                    if passed + len(chunk) >= PASSED_ON:
-                        sys.stderr.write(f"\n{self._label}: it printed {PASSED_ON >> 10} KiB; what follows is dropped\n")
-                    sys.stderr.flush()
+                    self._pass_on(chunk[: PASSED_ON - passed], last=passed + len(chunk) >= PASSED_ON)
                 passed += len(chunk)
+
+    def _pass_on(self, chunk: bytes, last: bool) -> None:
+        try:
+            sys.stderr.write(chunk.decode(errors="replace"))
+            if last:
+                sys.stderr.write(f"\n{self._label}: it printed {PASSED_ON >> 10} KiB; what follows is dropped\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # nobody listens any more; the pipe must be read all the same

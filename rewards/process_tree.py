@@ -1,8 +1,8 @@
 """Ending a process with everything it started, whatever that did to get away.
 
-What holds: the process is stopped before its descendants are counted, and each of them as it is found, until no new one
-appears: a process that forks while it is looked at is caught. Sessions and process groups do not matter; that an orphan
-stays a descendant is what `adopt_orphans` is for, which the process has called. Linux; elsewhere the group is killed.
+What holds: descendants are stopped as they are found, until no new one appears, and only then killed: one that forks while
+it is looked at is caught. Sessions and process groups do not matter; that an orphan stays a descendant is what
+`adopt_orphans` is for. Linux; elsewhere only the process group is killed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: A killed process is gone at once, unless the kernel holds it (a dead network disk): nobody waits for that.
+KILL_SECONDS = 5.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals) -> None:
+    """The kernel sends this process `number` when the thread that started it ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def adopt_orphans() -> None:
@@ -41,22 +43,33 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def kill_tree(process: subprocess.Popen) -> int:
-    """Kill `process`, which leads a session of its own, and all below it; its exit code, negative for a signal."""
+def kill_descendants(pid: int) -> None:
+    """Kill all below `pid`, which does not fork meanwhile."""
+    below: set[int] = set()
+    while new := descendants(pid) - below:
+        for found in new:
+            _send(found, signal.SIGSTOP)
+        below |= new
+    for found in below:
+        _send(found, signal.SIGKILL)
+
+
+def kill_tree(process: subprocess.Popen) -> int | None:
+    """Kill `process`, which leads a session of its own, and all below it; its exit code, negative for a signal.
+
+    None for one that the kernel does not let go.
+    """
     if process.poll() is None:
         _send(process.pid, signal.SIGSTOP)
-        below: set[int] = set()
-        while new := descendants(process.pid) - below:
-            for pid in new:
-                _send(pid, signal.SIGSTOP)
-            below |= new
-        for pid in below:
-            _send(pid, signal.SIGKILL)
+        kill_descendants(process.pid)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # gone, or not ours any more
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # the whole group is gone
-    return process.wait()
+        return process.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _parent(folder: Path) -> int | None:
@@ -69,7 +82,7 @@ def _parent(folder: Path) -> int | None:
 def _send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         pass
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewards.compose import BuiltIn, FinishReason, composed, unscored
+from rewards.errors import RewardSettingsError
 from rewards.outcome import Score
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings, RewardSpec
@@ -26,7 +27,7 @@ def score_group(
 ) -> list[Score]:
     """Scores of the completions (response without end token, how it ended) of one row, in their order.
 
-    RewardContractError when a process cannot be started again; RewardSettingsError when no reward applies to the row.
+    RewardContractError when a process cannot be started again.
     """
     scores = [unscored(finish_reason, settings) for _, finish_reason in completions]
     waiting = [place for place, score in enumerate(scores) if score is None]
@@ -50,10 +51,12 @@ def score_group(
             else:
                 others[place] |= result
     weights = {name: spec.weight for spec in specs for name in _names(spec, others)}
-    return [
-        composed(row, own[place], others[place], settings, weights) if score is None else score
-        for place, score in enumerate(scores)
-    ]
+    for place in [place for place in waiting if scores[place] is None]:
+        try:
+            scores[place] = composed(row, own[place], others[place], settings, weights)
+        except RewardSettingsError as error:
+            scores[place] = Score("error", detail=f"row {row.id}: {error}")
+    return scores
 
 
 def _names(spec: RewardSpec, others: dict[int, Components]) -> set[str]:

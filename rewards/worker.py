@@ -5,7 +5,7 @@ What holds
       (`timeout`) or went wrong (`error`), with the exception or the way its process ended.
     * A process that is silent for the deadline, ends, or says what is no answer is killed with all it started, and
       replaced. Its call is tried again `retries` times, then it has failed; calls behind it go to the new process.
-    * What the process sends is JSON, never unpickled, and checked.
+    * What the process sends is JSON, never unpickled, and checked; nothing waits for it without a limit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from rewards.compose import BuiltIn
 from rewards.errors import RewardContractError
 from rewards.loading import source_hash
 from rewards.output import OutputTail
-from rewards.process_tree import kill_tree
+from rewards.process_tree import descendants, kill_tree
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings, RewardSpec
 
@@ -69,11 +70,16 @@ class RewardProcess:
         self._hello = Hello(settings, self._specs, limits.timeout_seconds, limits.memory_mib << 20)
         self._process: subprocess.Popen | None = None
         self._hashes: list[str] = []
+        self._asked = 0
         self._start()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    def helpers(self) -> int:
+        """Processes that rewards have started and that still run."""
+        return 0 if self.pid is None else max(0, len(descendants(self.pid)) - 1)  # one is the server
 
     def built_in(self, row: RewardRow, texts: Sequence[str]) -> list[BuiltIn | Failure]:
         """The built-in components of completions of a row."""
@@ -88,9 +94,13 @@ class RewardProcess:
         results: dict[int, Any] = {}
         attempts = [0] * len(texts)
         while missing := [index for index in range(len(texts)) if index not in results]:
+            if self._process is not None and self._process.poll() is not None:
+                self.close()  # it ended between two calls, which is the fault of neither
             if self._process is None:
                 self._start()
-            answers, failure = self._ask(Request(reward, row, tuple(texts[index] for index in missing)))
+            self._asked += 1
+            request = Request(self._asked, reward, row, tuple(texts[index] for index in missing))
+            answers, failure = self._ask(request)
             for place, answer in answers.items():
                 index = missing[place]
                 # An async call says itself that it took too long; all else that is tried again has ended the process.
@@ -98,6 +108,8 @@ class RewardProcess:
                 if not again:
                     results[index] = answer
                 attempts[index] += again
+            if any(isinstance(answer, Failure) and answer.detail.startswith("MemoryError") for answer in answers.values()):
+                self.close()  # what fills its memory stays there
             if failure is not None:
                 for index in self._blamed(reward, [missing[place] for place in range(len(missing)) if place not in answers]):
                     attempts[index] += 1
@@ -124,13 +136,18 @@ class RewardProcess:
             self._connection.send(request)
             while len(answers) < len(request.texts):
                 if not self._connection.poll(limit + GRACE_SECONDS * joint):
-                    self.close()
-                    return answers, Failure("timeout", f"no score within {limit:g} s; its process was killed{self._said}")
-                for index, answer in json.loads(self._connection.recv_bytes(_LONGEST_ANSWER)):
+                    raise BlockingIOError
+                number, answered = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
+                for index, answer in answered:
+                    if number != request.number or index not in range(len(request.texts)):
+                        raise ValueError(f"answer {index} to request {number}")
                     answers[index] = _checked(answer, request)
+        except BlockingIOError:  # silent, or in the middle of a message
+            self.close()
+            return answers, Failure("timeout", f"no score within {limit:g} s; its process was killed{self._said}")
         except (EOFError, OSError):
             return answers, Failure("error", f"its process {self.close(EXIT_SECONDS)}{self._said}")
-        except (ValueError, TypeError, KeyError):  # written to the socket by something else than the child's server
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # not written by the child's server
             self.close()
             return answers, Failure("error", f"its process sent what is no answer and was killed{self._said}")
         return answers, None
@@ -144,6 +161,9 @@ class RewardProcess:
             )
         self._hashes = hashes
         ours, theirs = socket.socketpair()
+        limit = struct.pack("ll", math.ceil(max(self._limits.timeout_seconds, EXIT_SECONDS)), 0)
+        for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # of one system call; Connection knows no timeout
+            ours.setsockopt(socket.SOL_SOCKET, direction, limit)
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -152,7 +172,8 @@ class RewardProcess:
         }
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from rewards.child import main; main()", str(theirs.fileno())],
+                # -P: a folder `rewards` in the working directory is not this package.
+                [sys.executable, "-P", "-c", "from rewards.supervisor import main; main()", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -165,7 +186,7 @@ class RewardProcess:
         try:
             self._connection.send(self._hello)
             answer = json.loads(self._connection.recv_bytes()) if self._connection.poll(START_SECONDS) else ["silent", None]
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # ValueError: a file of the user's wrote to the socket
             answer = ["died", None]
         if answer[0] == "ready":
             self._one_by_one = frozenset(answer[1])
@@ -193,11 +214,16 @@ class RewardProcess:
         except subprocess.TimeoutExpired:
             ended = False
         code = kill_tree(process)
-        line = self._output.last_line(wait=0.2)
+        line = _printable(self._output.last_line(wait=0.2))
         self._said = f"; it last printed: {line}" if line else ""
-        if not ended:
+        if not ended or code is None:
             return "was killed"
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def _printable(text: str) -> str:
+    """Without line ends and escapes, which do not belong in a log."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _checked(answer: dict[str, Any], request: Request) -> Any:
@@ -205,7 +231,7 @@ def _checked(answer: dict[str, Any], request: Request) -> Any:
     if "timeout" in answer:
         return Failure("timeout", f"no score within {float(answer['timeout']):g} s")
     if "error" in answer:
-        return Failure("error", "".join(letter if letter.isprintable() else " " for letter in str(answer["error"])))
+        return Failure("error", _printable(str(answer["error"])))
     value = answer["value"]
     components = value[0] if request.reward == BUILT_IN else value
     for name, number in components.items():

@@ -65,7 +65,7 @@ def digit_writer(folder: Path, rows: list[Example]) -> Path:
 
 def processes() -> set[int]:
     """Processes of engines, actors and rewards."""
-    marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "rewards.child")
+    marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "rewards.supervisor")
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         if any(mark in " ".join(process.info["cmdline"] or ()) for mark in marks):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +17,10 @@ from actors.types import Completion, Generation
 from configs.schema import GRPOConfig, RewardConfig
 from data.types import Box, Example, Prompt
 from rewards.errors import RewardContractError
+from rewards.process_tree import descendants
 
 HOSTILE = """
-import ctypes, time
+import ctypes, subprocess, time
 
 def hostile(text, example):
     if "hang" in text:
@@ -25,6 +29,8 @@ def hostile(text, example):
         ctypes.string_at(0)
     if "raise" in text:
         raise KeyError("no such thing")
+    if "leave" in text:
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
     print("noise on standard output")
     return {"length": float(len(text)), "options": float(len(example.options))}
 """
@@ -129,32 +135,44 @@ def test_groups_are_scored_side_by_side_by_several_processes(hostile: str) -> No
     actor.close()
 
 
+def test_what_a_reward_has_started_ends_with_the_actor(hostile: str) -> None:
+    actor = started(RewardConfig(custom=(hostile,)))
+    actor.score(row(), generation("leave", "leave"))
+    below = descendants(*actor.pids())
+    assert len(below) == 3  # the server and two sleepers
+    actor.close()
+    assert all(gone(pid) for pid in below)
+
+
 def test_rewards_that_cannot_be_loaded_are_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def other(text, example): return 0.0")
     with pytest.raises(RewardContractError, match="no 'hostile' in the file"):
         started(RewardConfig(custom=(f"{tmp_path / 'mine.py'}:hostile",), processes=2))
 
 
-def test_children_die_with_a_killed_actor(hostile: str, tmp_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
+def test_children_and_what_they_started_die_with_a_killed_actor(hostile: str) -> None:
+    code = f"""
+import time
+from actors.reward import RewardActor
+from actors.types import Completion, Generation
+from configs.schema import RewardConfig
+from rewards.rows import RewardRow
 
-    code = (
-        "import sys, time; from actors.reward import RewardActor; from configs.schema import RewardConfig\n"
-        "actor = RewardActor(RewardConfig()); print(actor.start()[0], flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    ) as process:
+actor = RewardActor(RewardConfig(custom=({hostile!r},)))
+actor.start()
+row = RewardRow("r", "Which?", "relative distance", ("A. chair", "B. table"), "B")
+actor.score(row, Generation("r", (1,), (Completion((1,), (-0.5,), "leave", "stop"),), 0, "w0", 0.1))
+print(actor.pids()[0], flush=True)
+time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
         child = int(process.stdout.readline())
-        assert Path(f"/proc/{child}").exists()
+        below = descendants(child)
+        assert len(below) == 2  # the server and the sleeper
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert gone(child)
+    assert all(gone(pid) for pid in (child, *below))
 
 
 def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only() -> None:

@@ -113,6 +113,7 @@ def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None
     with pytest.raises(CheckpointMismatch, match="reward brevity has changed since step 1.*accept_changed=true"):
         changed.resume()
     assert changed.resume(accept_changed_rewards=True).step == 1
+    assert changed.changed_rewards() == ["brevity"] and record.changed_rewards() == []
     assert record.resume().step == 1
 
 

@@ -28,6 +28,9 @@ def test_records_beyond_the_checkpoint_and_torn_lines_go(tmp_path: Path) -> None
     path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
     keep_steps(path, 2)
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+    path.write_text('{"step": 0, "text": "a\u2028b\x85c"}\n{"step": 1}\n')  # what some take for the end of a line
+    keep_steps(path, 1)
+    assert path.read_text() == '{"step": 0, "text": "a\u2028b\x85c"}\n'
     write_text(path, "new\n")
     assert path.read_text() == "new\n" and list(tmp_path.iterdir()) == [path]
 

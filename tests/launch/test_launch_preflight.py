@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from configs.schema import RunConfig
-from launch import preflight
 from launch.data_checks import check_rows, data_problems
 from launch.preflight import (
     Capacity,
@@ -23,6 +22,7 @@ from launch.preflight import (
     stage_demand,
 )
 from launch.problems import PreflightError
+from rewards import worker
 
 TINY_BASE = Path(__file__).resolve().parents[2] / "models" / "tiny_base"
 TWO_CPUS = Capacity(2.0, 0.0, "this machine")
@@ -229,13 +229,13 @@ def test_rewards_that_load_pass(tmp_path):
     [
         ("def brevity(text, row): return 1.0", "brevety", "no 'brevety' in the file; its functions: brevity"),
         ("import surely_no_such_package", "brevity", "does not import: ModuleNotFoundError"),
-        ("raise SystemExit(0)", "brevity", "ends the process when it is imported (exit code 0)"),
-        ("import os; os._exit(3)", "brevity", "ends the process when it is imported (exit code 3)"),
-        ("import time; time.sleep(600)", "brevity", "not loaded within 2 s"),
+        ("raise SystemExit(0)", "brevity", "exited with code 0"),
+        ("import os; os._exit(3)", "brevity", "exited with code 3"),
+        ("import time; time.sleep(600)", "brevity", "was not ready within 2 s: was killed"),
     ],
 )
 def test_a_reward_that_does_not_load(tmp_path, monkeypatch, source, name, part):
-    monkeypatch.setattr(preflight, "REWARD_SECONDS", 2.0)
+    monkeypatch.setattr(worker, "START_SECONDS", 2.0)
     (tmp_path / "mine.py").write_text(source)
     (problem,) = reward_problems(config(reward={"custom": [f"{tmp_path}/mine.py:{name}"]}))
     assert part in problem.what and problem.where == "reward.custom" and f"mine.py:{name}" in problem.remedy

@@ -1,14 +1,12 @@
 """Finding a reward of one's own: it loads, or says what to change."""
 
 import hashlib
-import os
-import subprocess
 import sys
 
 import pytest
 
 from rewards.errors import RewardContractError
-from rewards.loading import LOADED, check_names, load_reward, load_rewards, source_hash, specs_to_json
+from rewards.loading import check_names, load_reward, load_rewards, source_hash
 from rewards.settings import RewardSpec
 
 SOURCE = '''
@@ -128,14 +126,22 @@ def test_the_hash_is_that_of_the_file(file):
     assert source_hash(RewardSpec(f"{file}:brevity")) != first
 
 
-def run_main(*specs):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "rewards.loading"]
-    return subprocess.run(command, input=specs_to_json(specs), capture_output=True, text=True, env=environment)
+@pytest.mark.parametrize(
+    "source, params, message",
+    [
+        ("http", {"url": "ftp://x"}, "reward 'http': url"),
+        ("http", {"url": "http://x", "headers": {"Authorization": "Bearer hunter2"}}, "reward 'http': "),
+        ("http", {"url": "http://x", "headers": {"Authorization": "Bearer $SURELY_NOT_SET"}}, "SURELY_NOT_SET"),
+        ("judge", {"base_url": "http://x", "model": "m", "low": 3.0, "high": 3.0}, "reward 'judge': "),
+    ],
+)
+def test_settings_of_rewards_over_the_network_are_checked_when_they_are_loaded(source, params, message):
+    with pytest.raises(RewardContractError, match=message) as told:
+        load_reward(RewardSpec(source, params=params))
+    assert "hunter2" not in str(told.value)
 
 
-def test_loading_in_a_process_of_its_own_says_what_it_found(file):
-    done = run_main(RewardSpec(f"{file}:brevity"), RewardSpec(f"{file}:parts", "two", params={"scale": 1.5}))
-    assert (done.returncode, done.stdout) == (0, f"{LOADED}brevity, two\n")
-    refused = run_main(RewardSpec(f"{file}:missing"))
-    assert refused.returncode == 2 and "no 'missing' in the file" in refused.stderr and not refused.stdout
+@pytest.mark.parametrize("name", ["std", "a/b", "near by"])
+def test_a_name_that_is_none_for_a_component_is_refused(file, name):
+    with pytest.raises(RewardContractError, match="give it a `name`"):
+        check_names([RewardSpec(f"{file}:brevity", name)])

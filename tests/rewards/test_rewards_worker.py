@@ -1,6 +1,8 @@
 """The killable process on real child processes: misbehaviour costs the call under way, is named, and leaves nothing."""
 
+import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -70,7 +72,31 @@ def hostile(text, example):
             except OSError:
                 pass
         time.sleep(600)
+    if text == "half":  # of the length of a message
+        for descriptor in range(3, 1024):
+            try:
+                os.write(descriptor, b"\x00\x00")
+            except OSError:
+                pass
+        time.sleep(600)
+    if text == "daemon":
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        ctypes.string_at(0)
+    if text == "fork":
+        os.fork()
     return float(len(text))
+
+HOARD = []
+
+def hoards(text, example):
+    if text == "hoard":
+        while True:
+            HOARD.append(bytearray(64 << 20))
+    return float(len(bytearray(200 << 20)) > 0)
+
+async def in_thread(text, example):
+    await asyncio.to_thread(time.sleep, 600 if text == "slow" else 0)
+    return 1.0
 
 def group(texts, example):
     if "hang" in texts:
@@ -155,6 +181,8 @@ def gone(*pids: int) -> bool:
         ("mute", "error", "Mute: .its message does not print"),
         ("nan", "error", "RewardContractError: reward 'hostile' returned nan"),
         ("socket", "error", "sent what is no answer and was killed"),
+        ("half", "timeout", "no score within 1 s"),
+        ("daemon", "error", "its process ended by SIGSEGV"),
     ],
 )
 def test_an_act_costs_its_own_call_and_leaves_no_process(process_of, act, outcome, told):
@@ -165,10 +193,11 @@ def test_an_act_costs_its_own_call_and_leaves_no_process(process_of, act, outcom
     assert failure.outcome == outcome
     assert failure.detail.startswith("row train/1: reward 'hostile': ")
     assert re.search(told, failure.detail), failure.detail
-    survived = act in ("memory", "unpicklable", "mute", "nan")  # an exception ends no process
+    survived = act in ("unpicklable", "mute", "nan")  # an exception ends no process, but for one of memory
     assert (process.pid == first) == survived and (survived or gone(first))
+    assert process.custom(0, ROW, ["four"]) == [{"hostile": 4.0}]
     own = {process.pid} | descendants(process.pid)
-    assert own == {process.pid}
+    assert len(own) == 2  # supervisor and server
     process.close()
     assert gone(*own)
 
@@ -177,10 +206,45 @@ def test_processes_that_get_away_are_killed_with_theirs(process_of):
     process = process_of("leaves")
     assert process.custom(0, ROW, ["a", "b"]) == [{"leaves": 1.0}] * 2
     below = descendants(process.pid)
-    assert len(below) == 2
+    assert len(below) == 3  # with the server
     pid = process.pid
     process.close()
     assert gone(pid, *below)
+
+
+def test_a_copy_of_the_process_answers_nobody(process_of):
+    process = process_of("hostile")
+    assert process.custom(0, ROW, ["fork", "one"]) == [{"hostile": 4.0}, {"hostile": 3.0}]
+    right, wrong = process.built_in(ROW, ["<think>x</think><answer>B</answer>", "A"])
+    assert right.components["answer"] == 1.0 and wrong.components["answer"] == 0.0
+    assert process.custom(0, ROW, ["twelve"]) == [{"hostile": 6.0}]
+
+
+def test_a_process_full_of_memory_is_replaced(process_of):
+    process = process_of("hoards", timeout=20.0, memory_mib=1024)
+    failure, after = process.custom(0, ROW, ["hoard"])[0], process.custom(0, ROW, ["light"])[0]
+    assert "MemoryError" in failure.detail and after == {"hoards": 1.0}
+
+
+def test_a_thread_that_a_late_call_left_behind_costs_nobody_else(process_of):
+    process = process_of("in_thread")
+    fast, slow = process.custom(0, ROW, ["fast", "slow"])
+    assert fast == {"in_thread": 1.0} and slow.outcome == "timeout"
+    assert not [own for own in process.built_in(ROW, ["A", "B"]) if isinstance(own, Failure)]
+    assert process.custom(0, ROW, ["fast"]) == [{"in_thread": 1.0}]
+
+
+def test_a_process_that_ended_between_calls_costs_no_call(process_of):
+    process = process_of("hostile")
+    server = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    assert gone(*server)
+    assert process.custom(0, ROW, ["one"]) == [{"hostile": 3.0}]
+
+
+def test_a_request_larger_than_the_socket_holds_arrives(process_of):
+    texts = ["x" * 20_000] * 64
+    assert process_of("hostile").custom(0, ROW, texts) == [{"hostile": 20_000.0}] * 64
 
 
 def test_no_amount_of_printing_makes_a_reward_wait(process_of, capfd):
