@@ -10,7 +10,9 @@ What holds
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from actors.types import Generation
@@ -18,6 +20,7 @@ from configs.schema import RewardConfig
 from data.coordinates import to_processed
 from data.types import Prompt
 from rewards.errors import RewardContractError
+from rewards.loading import source_hash
 from rewards.outcome import Score
 from rewards.rows import RewardRow
 from rewards.scoring import score_group
@@ -43,6 +46,16 @@ def reward_specs(config: RewardConfig) -> tuple[RewardSpec, ...]:
     return tuple(
         RewardSpec(own.source, own.name or "", own.weight, dict(own.params), own.batched) for own in config.custom
     )
+
+
+def reward_versions(config: RewardConfig) -> dict[str, str]:
+    """Component to hash of its source, of the rewards of one's own. RewardContractError for a source that is not there."""
+    return {spec.component: source_hash(spec) for spec in reward_specs(config)}
+
+
+def component_weights(config: RewardConfig) -> dict[str, float]:
+    """What every component counts in the total, by name; the parts of one that reports `name/key` count like `name`."""
+    return {**reward_settings(config).weights, **{spec.component: spec.weight for spec in reward_specs(config)}}
 
 
 def reward_limits(config: RewardConfig) -> Limits:
@@ -90,8 +103,18 @@ class RewardActor:
         self._processes: list[RewardProcess] = []
         self._threads = ThreadPoolExecutor(config.processes, thread_name_prefix="scorer")
 
-    def start(self) -> tuple[int, ...]:
-        """Start the children; returns their process ids. RewardContractError when a custom reward cannot be loaded."""
+    def start(self, versions: Mapping[str, str] | None = None) -> tuple[int, ...]:
+        """Start the children; returns their process ids.
+
+        `versions`: the rewards' sources where the run was started. RewardContractError when a custom reward cannot be
+        loaded, or has another source on this machine.
+        """
+        here = reward_versions(self._config)
+        if other := [name for name in here if versions is not None and here[name] != versions.get(name)]:
+            raise RewardContractError(
+                f"reward {other[0]!r} has another source on {socket.gethostname()} than where the run was started: "
+                "bring the same file or package to every machine"
+            )
         barrier = threading.Barrier(self._config.processes)
         try:
             for start in [self._threads.submit(self._prepare, barrier) for _ in range(self._config.processes)]:

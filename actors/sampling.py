@@ -14,6 +14,7 @@ from actors.types import Generation, Group, Rewards
 from configs.schema import RunConfig
 from grpo.advantages import GroupAdvantages
 from grpo.dynamic_sampling import prompts_to_ask
+from rewards.outcome import Score
 
 
 class GrpoFailed(RuntimeError):
@@ -57,12 +58,13 @@ def sample_step(
     """
     grpo, sampled, rounds = config.grpo, Sampled(), 0
     outcomes: list = []
+    failed = FailedShare(config.reward.max_failed_share)
     while missing := prompts_to_ask(outcomes, rounds, grpo.prompts_per_step, grpo.sampling_rounds):
         asked = tasks.take(step, first, len(sampled.tasks), missing)  # q ~ P(Q)
         rollouts = actors.roll_out(asked)  # o_1 … o_G ~ pi_old(. | q)
         watch.lap("generate")
-        groups = actors.score(rollouts)  # r_1 … r_G
-        check_failed_share([*sampled.groups, *groups], config.reward.max_failed_share)
+        failed.asked += sum(len(generation.completions) for generation in rollouts.generations)
+        groups = actors.score(rollouts, failed.add)  # r_1 … r_G
         rewards = [group_rewards(group, grpo) for group in groups]
         watch.lap("reward")
         if grpo.kl.coef > 0 and grpo.kl.place == "reward":
@@ -90,14 +92,22 @@ def _without_divergence(
     return [penalised(reward, penalties.get(index, ())) for index, reward in enumerate(rewards)]
 
 
-def check_failed_share(groups: Sequence[Group], allowed: float) -> None:
-    """GrpoFailed when too large a share of the step's completions has no score; truncated ones are not failures."""
-    scores = [score for group in groups for score in group.scores]
-    failed = [score for score in scores if score.outcome in ("timeout", "error")]
-    if len(failed) > allowed * len(scores):
-        raise GrpoFailed(
-            f"{len(failed)} of {len(scores)} completions of one step could not be scored, {allowed:.0%} are allowed "
-            f"(reward.max_failed_share). The first: {failed[0].outcome}: {failed[0].detail}\n"
-            "The run is paused: the same command goes on from the last checkpoint once the reward is mended "
-            "(with --set reward.accept_changed=true, if its source has changed)."
-        )
+@dataclass
+class FailedShare:
+    """Of the completions `asked` for in a step, those without a score; a truncated one is none of them."""
+
+    allowed: float
+    asked: int = 0
+    failed: int = 0
+
+    def add(self, scores: Sequence[Score]) -> None:
+        """GrpoFailed as soon as too many have failed: what is still being scored could not make it better."""
+        failed = [score for score in scores if score.outcome in ("timeout", "error")]
+        self.failed += len(failed)
+        if failed and self.failed > self.allowed * self.asked:
+            raise GrpoFailed(
+                f"{self.failed} of the {self.asked} completions of one step could not be scored, {self.allowed:.0%} are "
+                f"allowed (reward.max_failed_share). One of them: {failed[0].outcome}: {failed[0].detail}\n"
+                "The run is paused: the same command goes on from the last checkpoint once the reward is mended "
+                "(with --set reward.accept_changed=true, if its source has changed)."
+            )

@@ -30,7 +30,7 @@ import ray
 from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import RayWait
 from actors.learner import Learner
-from actors.reward import RewardActor, longest_silence
+from actors.reward import RewardActor, longest_silence, reward_versions
 from actors.rollout import RolloutRequest, RolloutWorker
 from actors.types import Generation, Group
 from actors.weights import shared_memory_folder
@@ -117,7 +117,8 @@ class StageActors:
         begun = told = time.monotonic()
         limit = self._config.deadlines.engine_start
         refs = {f"rollout worker w{index}": worker.start.remote() for index, worker in enumerate(self._workers)}
-        refs |= {f"reward actor {index}": actor.start.remote() for index, actor in enumerate(self._rewards)}
+        versions = reward_versions(self._config.reward)
+        refs |= {f"reward actor {index}": actor.start.remote(versions) for index, actor in enumerate(self._rewards)}
         address = self._wait.one(self._learners[0].address.remote(), "learner rank 0 to answer", limit)
         refs |= {
             f"learner rank {rank}": learner.start.remote(*address, checkpoint)
@@ -160,12 +161,14 @@ class StageActors:
             self._computed[refs.index(ref)] = ray.get(ref).progress
         return sum(self._computed)
 
-    def score(self, rollouts: Rollouts) -> tuple[Group, ...]:
-        """The groups with their scores."""
+    def score(self, rollouts: Rollouts, arrived: Callable[[Sequence[Score]], None]) -> tuple[Group, ...]:
+        """The groups with their scores; `arrived` sees the scores of each group as they come, and may raise."""
         refs = {task.request.request_id: ref for task, ref in zip(rollouts.tasks, rollouts.score_refs, strict=True)}
         # Scores arrive by group, and every member of a group may take its whole time.
         limit = self._config.deadlines.reward + longest_silence(self._config.reward, self._config.grpo.group_size)
-        scores: dict[str, tuple[Score, ...]] = self._wait.all(refs, "scores", limit)
+        scores: dict[str, tuple[Score, ...]] = self._wait.all(
+            refs, "scores", limit, arrived=lambda _, own: arrived(own)
+        )
         return tuple(
             Group(task.prompt, generation, scores[task.request.request_id])
             for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True)

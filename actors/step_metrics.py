@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.sampling import Sampled
@@ -35,10 +35,12 @@ def step_metrics(
     seconds: dict[str, float],
     engine_pictures: int,
     workers: int,
+    weights: Mapping[str, float],
 ) -> dict[str, Any]:
     """The line of metrics.jsonl.
 
-    `reward_NAME` is the mean of a component over the completions it applies to, their share `applies_NAME`.
+    `reward_NAME` is the mean of a component over the completions it applies to, their share `applies_NAME`, what it
+    counts in the total `weight_NAME` (`weights`; a gate may keep it out of some totals).
     `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
     engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
     vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
@@ -67,6 +69,7 @@ def step_metrics(
             for name in names
         },
         **{f"applies_{name}": sum(name in score.components for score in ok) / len(ok) for name in names},
+        **{f"weight_{name}": weights[name.partition("/")[0]] for name in names},
         "valid_fraction": len(ok) / len(scores),
         **{
             f"{outcome}_fraction": sum(score.outcome == outcome for score in scores) / len(scores)

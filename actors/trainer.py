@@ -23,17 +23,16 @@ from actors.deadlines import DeadlineExceeded
 from actors.ledger import PromptSchedule
 from actors.prompt_tasks import TaskMaker
 from actors.record import FINISHED, MODEL, Progress, StageRecord
-from actors.reward import reward_specs
+from actors.reward import component_weights, reward_specs, reward_versions
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
 from actors.stage import StageActors
 from actors.step_batch import step_batch
 from actors.step_metrics import gap_alarm, progress_line, step_metrics
-from configs.schema import OPERATIONAL_REWARD, RewardConfig, RunConfig
+from configs.schema import OPERATIONAL_REWARD, RunConfig
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
 from data.types import Example
 from models.loading import check_model_folder
-from rewards.loading import source_hash
 
 Say = Callable[[str], None]
 
@@ -97,7 +96,7 @@ def optimise(
     """The algorithm: the steps from `position` to `steps`, with actors that are ready."""
     synced = actors.sync(position.version, tasks.canary())
     say(f"grpo: version {synced.version} proved on every worker, canary gap {synced.canary_gap:.1e} nats")
-    prompts = position.prompts
+    prompts, weights = position.prompts, component_weights(config.reward)
     for step in range(position.step, steps):
         watch, seen = Stopwatch(), actors.pictures_encoded()
         sampled = sample_step(actors, tasks, config, step, prompts, watch)  # q, o_1 … o_G ~ pi_old(. | q), r_i, A_i
@@ -109,7 +108,7 @@ def optimise(
         if batch.train:
             synced = actors.sync(synced.version + 1, tasks.canary())  # pi_old <- pi_theta, proved on every worker
         watch.lap("sync")
-        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, actors.workers)
+        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, actors.workers, weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         say(progress_line(metrics, steps))
@@ -134,13 +133,9 @@ def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Pa
     model, data = (config.model.dtype, config.model.freeze_vision, config.model.lora), config.data.preset
     # By name, not by path: a job's copy of the working directory has another path at every start.
     custom = [
-        (spec.component, spec.weight, sorted(spec.params.items()), spec.batched) for spec in reward_specs(config.reward)
+        (spec.component, spec.weight, sorted(own.deciding_params.items()), spec.batched)
+        for spec, own in zip(reward_specs(config.reward), config.reward.custom, strict=True)
     ]
     built_in = config.reward.model_dump(exclude={"custom", *OPERATIONAL_REWARD})
     settings = (config.seed, config.grpo, config.learner, built_in, custom, model, data)
     return fingerprint(settings, examples, model_folder)
-
-
-def reward_versions(config: RewardConfig) -> dict[str, str]:
-    """Component to hash of its source, of the rewards of one's own. RewardContractError for a source that is not there."""
-    return {spec.component: source_hash(spec) for spec in reward_specs(config)}

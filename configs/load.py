@@ -113,17 +113,23 @@ def is_operational(key: str) -> bool:
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 of the settings that decide results (all but `OPERATIONAL`)."""
-    values = {key: value for key, value in _flatten(config.model_dump(mode="json")) if not is_operational(key)}
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    """SHA-256 of the settings that decide results (all but `OPERATIONAL` and `OPERATIONAL_PARAMS`)."""
+    text = json.dumps(_deciding(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def config_diff(old: RunConfig, new: RunConfig) -> list[str]:
     """`key: old -> new` for every setting that decides results and differs, in schema order."""
-    before, after = dict(_flatten(old.model_dump(mode="json"))), dict(_flatten(new.model_dump(mode="json")))
-    keys = [key for key in before | after if not is_operational(key)]
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+    before, after = _deciding(old), _deciding(new)
+    changed = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed]
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide results, by dotted key, in schema order."""
+    custom = tuple(own.model_copy(update={"params": own.deciding_params}) for own in config.reward.custom)
+    config = config.model_copy(update={"reward": config.reward.model_copy(update={"custom": custom})})
+    return {key: value for key, value in _flatten(config.model_dump(mode="json")) if not is_operational(key)}
 
 
 def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -258,9 +264,10 @@ def _apply_override(tree: _Tree, text: str) -> None:
     for depth, name in enumerate(sections):
         inner = section[name] = {} if section.get(name) is None else section[name]
         if not isinstance(inner, dict):
-            tree.problems.append(
-                Problem(where, key, f"{'.'.join(sections[: depth + 1])} is a single value, not a section")
-            )
+            whole = ".".join(sections[: depth + 1])
+            told = f"is a list: give the whole of it, {COMMAND_LINE} '{whole}=[…]'" if isinstance(inner, list) else (
+                "is a single value, not a section")
+            tree.problems.append(Problem(where, key, f"{whole} {told}"))
             return
         section = inner
     section[leaf] = value

@@ -131,6 +131,13 @@ OPERATIONAL_REWARD = ("actors", "num_cpus", "processes", "timeout_seconds", "ret
                       "accept_changed")
 
 
+#: Params of served rewards that say where and how to ask, not what a completion is worth: a server moves, a deadline grows.
+OPERATIONAL_PARAMS = {
+    "http": ("url", "headers", "timeout_seconds", "retries", "batch_size"),
+    "judge": ("base_url", "headers", "timeout_seconds", "retries", "concurrency"),
+}
+
+
 class CustomRewardConfig(Section):
     """A reward of your own (docs/rewards.md)."""
 
@@ -139,6 +146,12 @@ class CustomRewardConfig(Section):
     weight: float = Field(1.0, allow_inf_nan=False, description="What its components count in the total; may be negative")
     params: dict[str, Any] = Field({}, description="Keyword arguments of every call; secrets belong in the environment")
     batched: bool = Field(False, description="Called once with the completions of a group, not once for each")
+
+    @property
+    def deciding_params(self) -> dict[str, Any]:
+        """`params` without those that a resumed run may change."""
+        operational = OPERATIONAL_PARAMS.get(self.source, ())
+        return {name: value for name, value in self.params.items() if name not in operational}
 
 
 class RewardConfig(Section):

@@ -19,7 +19,7 @@ from configs.schema import RunConfig, SFTConfig, StageName
 from launch.data_checks import data_problems
 from launch.problems import PreflightError, Problem
 from rewards.errors import RewardContractError
-from rewards.loading import SERVED, check_names
+from rewards.loading import check_names, served_seconds
 from rewards.settings import RewardSettings
 from rewards.worker import RewardProcess
 
@@ -109,6 +109,12 @@ def remarks(config: RunConfig) -> Iterator[str]:
             "grpo.kl.place: reward with grpo.std_normalization: a group whose rewards are equal is normalised by the spread of its "
             "divergence alone, so that noise weighs as much as success; take kl.place: loss, or std_normalization: false"
         )
+    for spec in reward_specs(config.reward):
+        if (needed := served_seconds(spec)) > config.reward.timeout_seconds:
+            yield (
+                f"reward {spec.component!r} may take {needed:g} s for a request and its retries, reward.timeout_seconds "
+                f"({config.reward.timeout_seconds:g}) ends all requests of a group before: raise it, or lower the reward's own params"
+            )
     if config.learner.offload_reference and (config.model.lora is not None or config.grpo.kl.coef == 0):
         yield "learner.offload_reference does nothing here: with model.lora or grpo.kl.coef 0 there is no reference of its own"
     if config.model.lora is not None and config.model.dtype == "bfloat16":

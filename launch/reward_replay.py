@@ -23,9 +23,10 @@ from configs.schema import GRPOConfig
 from launch.places import home
 from launch.progress import Say
 from launch.reward_exam import QUIET_SECONDS
-from launch.reward_findings import Finding, RewardRefused, named_components, one_line, why, worth
+from launch.reward_findings import Finding, RewardRefused, one_line, why, worth
 from rewards.compose import LOCALIZATION
 from rewards.rows import RewardRow
+from rewards.scoring import alike
 from rewards.settings import RewardSpec
 from rewards.worker import Failure, RewardProcess
 
@@ -143,20 +144,13 @@ def replay(process: RewardProcess, spec: RewardSpec, groups: Iterator[Recorded],
         seen.asked += len(group.completions)
         seen.unscored += group.unscored
         seen.lacking |= group.lacking
-        results = process.custom(0, group.row, [text for text, _ in group.completions])
+        results = alike(process.custom(0, group.row, [text for text, _ in group.completions]), group.row, spec)
         late += sum(isinstance(result, Failure) and result.outcome == "timeout" for result in results)
-        kinds = {frozenset(result) for result in results if not isinstance(result, Failure)}
-        if len(kinds) > 1:  # a run takes all of their scores from them
-            one, other, *_ = (named_components(kind) for kind in kinds)
-            reason = f"row {group.row.id}: it reports {one} for one completion and {other} for another"
-            seen.failed += len(results)
-            seen.first_failure = seen.first_failure or reason
-            continue
         failures = [result for result in results if isinstance(result, Failure)]
         seen.failed += len(failures)
         if failures and not seen.first_failure:
             seen.first_failure = f"row {group.row.id}: {why(failures[0], spec)}"
-        if kinds == {frozenset()}:
+        if all(result == {} for result in results):
             seen.outside += 1
             continue
         scores = []

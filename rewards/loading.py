@@ -63,6 +63,15 @@ def source_hash(spec: RewardSpec) -> str:
     return hashlib.sha256(_source_file(spec).read_bytes()).hexdigest()
 
 
+def served_seconds(spec: RewardSpec) -> float:
+    """What a request of `http` or `judge` may take with its retries; 0 for other rewards. Their params are checked."""
+    if spec.source not in SERVED:
+        return 0.0
+    defaults = inspect.signature(_function(spec)).parameters
+    timeout, retries = (spec.params.get(name, defaults[name].default) for name in ("timeout_seconds", "retries"))
+    return timeout * (retries + 1)
+
+
 def _check_settings(function: RewardFunction, spec: RewardSpec) -> None:
     """Rewards of the house look at their params before they look at the texts, of which there are none here."""
     try:

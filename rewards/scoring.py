@@ -45,7 +45,7 @@ def score_group(
     for number, spec in enumerate(specs):
         asked = [place for place in waiting if scores[place] is None]
         results = process.custom(number, row, [completions[place][0] for place in asked])
-        for place, result in zip(asked, _alike(results, row, spec), strict=True):
+        for place, result in zip(asked, alike(results, row, spec), strict=True):
             if isinstance(result, Failure):
                 failed(place, result)
             else:
@@ -64,7 +64,7 @@ def _names(spec: RewardSpec, others: dict[int, Components]) -> set[str]:
     return {name for parts in others.values() for name in parts if name.partition("/")[0] == spec.component}
 
 
-def _alike(results: list[Components | Failure], row: RewardRow, spec: RewardSpec) -> list[Components | Failure]:
+def alike(results: list[Components | Failure], row: RewardRow, spec: RewardSpec) -> list[Components | Failure]:
     """The results, or a Failure for each value when the values name different components."""
     kinds = {frozenset(result): None for result in results if not isinstance(result, Failure)}
     if len(kinds) < 2:

@@ -99,7 +99,7 @@ def test_a_run_goes_on_beside_every_hostile_act_and_leaves_no_process(tmp_path: 
         rollout=RolloutConfig(num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512),
         reward=RewardConfig(
             custom=({"source": f"{tmp_path / 'mine.py'}:hostile", "params": {"folder": str(tmp_path)}},),
-            timeout_seconds=3.0, memory_mib=2048, max_failed_share=0.5,
+            actors=2, timeout_seconds=3.0, memory_mib=2048, max_failed_share=0.5,
         ),
     )
     base, folder, others = digit_writer(tmp_path / "model", rows), tmp_path / "grpo", processes()

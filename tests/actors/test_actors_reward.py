@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.reward import RewardActor, longest_silence, reward_row
+from actors.reward import RewardActor, component_weights, longest_silence, reward_row, reward_versions
 from actors.step_batch import advantages_of
 from actors.types import Completion, Generation
 from configs.schema import GRPOConfig, RewardConfig
@@ -193,3 +193,20 @@ def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only
 def test_a_group_may_be_silent_while_every_call_takes_its_time() -> None:
     config = RewardConfig(custom=("a.py:b", "a.py:c"), timeout_seconds=10.0, retries=1)
     assert longest_silence(config, group_size=8) == (1 + 8 * 2) * 2 * (10.0 + 5.0)
+
+
+def test_another_source_than_where_the_run_was_started_is_refused(hostile: str) -> None:
+    config = RewardConfig(custom=(hostile,))
+    versions = reward_versions(config)
+    Path(hostile.partition(":")[0]).write_text(HOSTILE + "\n# as it is on this machine\n")
+    with pytest.raises(RewardContractError, match="'hostile' has another source on .* than where the run was started"):
+        RewardActor(config).start(versions)
+    actor = RewardActor(config)
+    assert len(actor.start(reward_versions(config))) == 1
+    actor.close()
+
+
+def test_every_component_has_the_weight_of_its_reward() -> None:
+    own = {"source": "a.py:near", "name": "far", "weight": -0.5}
+    weights = component_weights(RewardConfig(format=0.25, custom=(own, "b.py:mine")))
+    assert weights == {"format": 0.25, "answer": 1.0, "iou": 1.0, "repetition": 0.0, "far": -0.5, "mine": 1.0}

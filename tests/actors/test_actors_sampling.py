@@ -36,13 +36,14 @@ class Actors:
         generations = tuple(Generation(task.prompt.example.id, (7, 8), completions, 0, "w0", 0.1) for task in tasks)
         return Rollouts(tasks, generations, ())
 
-    def score(self, rollouts: Rollouts) -> tuple[Group, ...]:
+    def score(self, rollouts: Rollouts, arrived) -> tuple[Group, ...]:
         groups = []
         for task, generation in zip(rollouts.tasks, rollouts.generations, strict=True):
             place = task.prompt.example.question_id
             good, bad = Score("ok", {"format": 1.0}, 1.0), Score("ok", {"format": 0.0}, 0.0)
             second = Score("error", detail="x") if place in self.broken else bad if place in self.spread else good
             groups.append(Group(task.prompt, generation, (good, second)))
+            arrived(groups[-1].scores)
         return tuple(groups)
 
     def penalties(self, groups) -> list[list[float]]:
@@ -77,7 +78,7 @@ def test_failures_are_a_share_of_the_whole_step() -> None:
     """One of the two members that the second round asked for fails: half of the round, a tenth of the step."""
     sampled = sample_step(Actors({0, 1, 2}, broken={4}), Tasks(), config(rounds=2, allowed=0.15), 0, 0, Stopwatch())
     assert len(sampled.groups) == 5
-    with pytest.raises(GrpoFailed, match="1 of 8 completions"):
+    with pytest.raises(GrpoFailed, match="1 of the 8 completions"):
         sample_step(Actors({0}, broken={1}), Tasks(), config(allowed=0.1), 0, 0, Stopwatch())
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from actors.record import CheckpointMismatch, Progress, StageRecord
-from actors.sampling import GrpoFailed, check_failed_share
+from actors.sampling import FailedShare, GrpoFailed
 from actors.stage import largest_gap
 from actors.step_metrics import gap_alarm
 from actors.trainer import train_policy
@@ -78,10 +78,18 @@ def ok(total: float) -> Score:
 
 def test_too_many_failed_rewards_stop_the_run_and_truncated_ones_do_not() -> None:
     failed = Score("timeout", detail="row 7: no score within 10 s")
-    check_failed_share([group(ok(1.0), ok(0.0), ok(0.0), failed)], 0.25)
-    check_failed_share([group(*[Score("truncated")] * 4)], 0.0)
-    with pytest.raises(GrpoFailed, match="2 of 4 completions.*25%.*row 7: no score within 10 s"):
-        check_failed_share([group(ok(1.0), ok(0.0), failed, failed)], 0.25)
+    FailedShare(0.25, asked=4).add([ok(1.0), ok(0.0), ok(0.0), failed])
+    FailedShare(0.0, asked=4).add([Score("truncated")] * 4)
+    with pytest.raises(GrpoFailed, match="2 of the 4 completions.*25%.*row 7: no score within 10 s"):
+        FailedShare(0.25, asked=4).add([ok(1.0), ok(0.0), failed, failed])
+
+
+def test_the_run_stops_at_the_first_group_that_makes_it_too_many() -> None:
+    share = FailedShare(0.25, asked=8)
+    share.add([ok(1.0), Score("error", detail="a")])
+    share.add([ok(1.0), Score("error", detail="b")])
+    with pytest.raises(GrpoFailed, match="3 of the 8 completions.*: c"):
+        share.add([Score("error", detail="c"), ok(1.0)])
 
 
 def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -> None:
@@ -204,6 +212,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         assert record["version"] == record["step"] and record["logprob_gap_max"] < 1e-3 and record["canary_gap"] < 1e-3
         assert record["image_passes_per_prompt"] <= 2 and record["valid_fraction"] > 0.8
         assert record["clip_fraction"] == 0 and record["reward_high"] > 0 and record["reward_format"] == 0
+        assert record["weight_high"] == record["weight_format"] == 1 and "weight_repetition" not in record
     assert done[0]["kl"] == pytest.approx(0, abs=1e-9) and done[3]["kl"] > 1e-5
     assert done[0]["is_ratio_mean"] == pytest.approx(1, abs=1e-4)
     traces = [json.loads(line) for line in (folder / "traces" / "groups.jsonl").read_text().splitlines()]

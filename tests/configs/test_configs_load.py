@@ -105,6 +105,14 @@ def test_one_bad_override(tmp_path, override, key, reason, nearest):
     assert reason in found[0].reason
 
 
+def test_an_override_within_a_list_says_how_to_give_it(tmp_path):
+    path = write(tmp_path, "reward: {custom: [near.py:near]}\n")
+    (found,) = problems(path, ["reward.custom.0.weight=2"])
+    assert found.reason == "reward.custom is a list: give the whole of it, --set 'reward.custom=[…]'"
+    config = load_config(path, ["reward.custom=[{source: near.py:near, weight: 2}]", "reward.accept_changed=true"])
+    assert config.reward.custom[0].weight == 2.0 and config.reward.accept_changed
+
+
 def test_all_mistakes_in_one_message_each_with_its_own_file(tmp_path):
     write(tmp_path, "seed: -1\n", "low.yaml")
     path = write(tmp_path, "base: low.yaml\nnam: x\nrollout: {workers: 0}\n")

@@ -301,6 +301,21 @@ def test_a_reference_that_is_not_there_is_not_offloaded(changed, count):
     assert sum("offload_reference" in line for line in remarks(config(learner={"offload_reference": True}, **changed))) == count
 
 
+@pytest.mark.parametrize(
+    "source, params, limit, count",
+    [
+        ("http", {}, 29, 1),  # 10 s and two retries
+        ("http", {}, 30, 0),
+        ("http", {"timeout_seconds": 2, "retries": 0}, 2, 0),
+        ("judge", {"model": "m", "retries": 1}, 59, 1),  # 30 s and one retry
+        ("near.py:near", {}, 1, 0),
+    ],
+)
+def test_a_deadline_that_leaves_a_server_no_time_is_remarked(source, params, limit, count):
+    reward = {"timeout_seconds": limit, "custom": [{"source": source, "params": params}]}
+    assert sum("for a request and its retries" in line for line in remarks(config(reward=reward))) == count
+
+
 def test_demand_is_the_sum_of_what_runs_at_the_same_time():
     settings = config(
         rollout={"workers": 3, "num_cpus": 0.5},

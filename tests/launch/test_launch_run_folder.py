@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from configs.load import load_config
+from configs.load import config_hash, load_config
 from configs.schema import RunConfig
 from launch.run_folder import RunFolder, RunFolderError, fingerprint, write_json, write_text
 
@@ -34,6 +34,32 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     with pytest.raises(RunFolderError, match=r"(?s)seed: 0 -> 5.*--name"):
         RunFolder.open(CONFIG.model_copy(update={"seed": 5}), tmp_path / "r")
     assert (tmp_path / "r" / "config.yaml").read_bytes() == before
+
+
+JUDGE = {"source": "judge", "params": {"base_url": "http://a/v1", "model": "m", "timeout_seconds": 30}}
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"custom": [JUDGE], "accept_changed": True, "timeout_seconds": 60, "actors": 2},
+        {"custom": [{**JUDGE, "params": {"base_url": "http://b/v1", "model": "m", "retries": 5}}]},
+    ],
+)
+def test_a_run_goes_on_with_another_server_of_the_same_judge(tmp_path, reward):
+    settings = {"name": "r", "stages": ["grpo"]}
+    before, after = (RunConfig.model_validate(settings | {"reward": own}) for own in ({"custom": [JUDGE]}, reward))
+    folder = RunFolder.open(before, tmp_path / "r")
+    assert RunFolder.open(after, tmp_path / "r").path == folder.path
+    assert config_hash(before) == config_hash(after)
+
+
+def test_another_judge_is_another_run(tmp_path):
+    settings = {"name": "r", "stages": ["grpo"]}
+    other = {**JUDGE, "params": {**JUDGE["params"], "model": "n"}}
+    RunFolder.open(RunConfig.model_validate(settings | {"reward": {"custom": [JUDGE]}}), tmp_path / "r")
+    with pytest.raises(RunFolderError, match=r"reward\.custom: .*'model': 'm'.* -> .*'model': 'n'"):
+        RunFolder.open(RunConfig.model_validate(settings | {"reward": {"custom": [other]}}), tmp_path / "r")
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):

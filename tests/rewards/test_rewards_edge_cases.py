@@ -354,8 +354,13 @@ def test_a_completion_of_a_million_characters_is_scored_at_once(text):
     assert paper_format_reward(text) == paper_choice_reward(text, "A") == paper_number_reward(text, "3") == 0.0
 
 
+#: Of the short ones those that hold an answer after all: zero with many decimals, a number of a thousand digits, letters.
+NUMBERS = {"0." + "0" * 1022: 0.0, "0" * 1024: 0.0, "9" * 1024: None}
+LETTERS = {"(A" * 512: None, "A." + " " * 1022: "A", " " * 1023 + "B": "B"}
+
+
 @pytest.mark.parametrize("text", [text[:1024] for text in LONG_TEXTS] + [text[-1024:] for text in LONG_TEXTS])
 def test_what_is_short_enough_to_be_read_is_read_at_once(text):
     for unit in ("m", "m2", None):
-        parse_number(text, unit)
-    parse_choice(text, ["A. x", "B. y"])
+        assert parse_number(text, unit) == NUMBERS.get(text)
+    assert parse_choice(text, ["A. x", "B. y"]) == LETTERS.get(text)

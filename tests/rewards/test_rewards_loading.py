@@ -1,12 +1,15 @@
 """Finding a reward of one's own: it loads, or says what to change."""
 
 import hashlib
+import importlib
+import inspect
 import sys
 
 import pytest
 
+from configs.schema import OPERATIONAL_PARAMS
 from rewards.errors import RewardContractError
-from rewards.loading import check_names, load_reward, load_rewards, source_hash
+from rewards.loading import SERVED, check_names, load_reward, load_rewards, source_hash
 from rewards.settings import RewardSpec
 
 SOURCE = '''
@@ -145,3 +148,10 @@ def test_settings_of_rewards_over_the_network_are_checked_when_they_are_loaded(s
 def test_a_name_that_is_none_for_a_component_is_refused(file, name):
     with pytest.raises(RewardContractError, match="give it a `name`"):
         check_names([RewardSpec(f"{file}:brevity", name)])
+
+
+@pytest.mark.parametrize("source", OPERATIONAL_PARAMS)
+def test_what_may_change_in_a_resumed_run_is_a_param_of_the_served_reward(source: str) -> None:
+    module, name = SERVED[source]
+    parameters = inspect.signature(vars(importlib.import_module(module))[name]).parameters
+    assert set(OPERATIONAL_PARAMS[source]) <= set(parameters)
