@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.types import Group, Rewards
 from data.stage_files import keep_steps, write_text
+from rewards.extraction import extract_answer
 from rewards.rows import RewardRow
 
 METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
@@ -127,7 +128,8 @@ class StageRecord:
     ) -> None:
         """The lines of one step; numbers that are not finite become null. `rows`: the groups', as rewards saw them."""
         seen = rows or [None] * len(groups)
-        with (self.folder / TRACES).open("a", encoding="utf-8") as file:
+        # Half a surrogate pair, which a row's metadata may hold, has no UTF-8; as an escape it is JSON.
+        with (self.folder / TRACES).open("a", encoding="utf-8", errors="backslashreplace") as file:
             for group, *numbers, row in zip(groups, rewards, advantages, seen, strict=True):
                 file.write(json.dumps(trace(metrics["step"], group, *numbers, row), ensure_ascii=False) + "\n")
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
@@ -172,6 +174,7 @@ def trace(
         "completions": [
             {
                 "text": completion.text,
+                "answer": extract_answer(completion.text),
                 "tokens": len(completion.token_ids),
                 "finish_reason": completion.finish_reason,
                 "outcome": score.outcome,

@@ -14,22 +14,18 @@ import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from actors.types import Generation
 from configs.schema import RewardConfig
 from data.coordinates import to_processed
 from data.types import Prompt
 from rewards.errors import RewardContractError
-from rewards.loading import source_hash
 from rewards.outcome import Score
 from rewards.rows import RewardRow
 from rewards.scoring import score_group
 from rewards.settings import RewardSettings, RewardSpec
-from rewards.worker import Limits, RewardProcess
-
-
-#: To kill a process and start another; more if a file of the user's own imports much.
-REPLACE_SECONDS = 5.0
+from rewards.worker import START_SECONDS, Limits, RewardProcess
 
 
 def reward_settings(config: RewardConfig) -> RewardSettings:
@@ -49,8 +45,14 @@ def reward_specs(config: RewardConfig) -> tuple[RewardSpec, ...]:
 
 
 def reward_versions(config: RewardConfig) -> dict[str, str]:
-    """Component to hash of its source, of the rewards of one's own. RewardContractError for a source that is not there."""
-    return {spec.component: source_hash(spec) for spec in reward_specs(config)}
+    """Component to hash of its source, of the rewards of one's own, which are loaded in a process of their own for it.
+
+    RewardContractError for one that does not load.
+    """
+    if not (specs := reward_specs(config)):
+        return {}
+    with closing(RewardProcess(reward_settings(config), specs, reward_limits(config))) as process:
+        return process.versions
 
 
 def component_weights(config: RewardConfig) -> dict[str, float]:
@@ -63,9 +65,10 @@ def reward_limits(config: RewardConfig) -> Limits:
 
 
 def longest_silence(config: RewardConfig, group_size: int) -> float:
-    """Seconds a group may take to be scored when every call of it takes its whole time and is tried again."""
-    calls = (1 + group_size * len(config.custom)) * (1 + config.retries)
-    return calls * (config.timeout_seconds + REPLACE_SECONDS)
+    """Seconds a group may take to be scored when every call of it takes its whole time and is tried again, each time in
+    a new process that takes all the time it may to start."""
+    calls = 2 + group_size * len(config.custom) * (1 + config.retries)
+    return calls * (config.timeout_seconds + START_SECONDS)
 
 
 def reward_row(prompt: Prompt, original_size: tuple[int, int], processed_size: tuple[int, int]) -> RewardRow:
@@ -109,16 +112,16 @@ class RewardActor:
         `versions`: the rewards' sources where the run was started. RewardContractError when a custom reward cannot be
         loaded, or has another source on this machine.
         """
-        here = reward_versions(self._config)
-        if other := [name for name in here if versions is not None and here[name] != versions.get(name)]:
-            raise RewardContractError(
-                f"reward {other[0]!r} has another source on {socket.gethostname()} than where the run was started: "
-                "bring the same file or package to every machine"
-            )
         barrier = threading.Barrier(self._config.processes)
         try:
             for start in [self._threads.submit(self._prepare, barrier) for _ in range(self._config.processes)]:
                 start.result()
+            for name, version in self._processes[0].versions.items() if versions is not None else ():
+                if version != versions.get(name):
+                    raise RewardContractError(
+                        f"reward {name!r} has another source on {socket.gethostname()} than where the run was started: "
+                        "bring the same file or package to every machine"
+                    )
         except RewardContractError:
             self.close()
             raise

@@ -9,6 +9,7 @@ Shapes: G members of one group.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,8 @@ def group_advantages(
     """A_i = r_i - mean(r), divided by std(r) + 1e-4 if `std_normalization` (GRPO; without: Dr.GRPO).
 
     `rewards_G` float, `valid_G` bool, both (G,). `tolerance` is the largest spread (max - min) of the valid rewards
-    that still counts as equal. ValueError when shapes differ or a valid reward is not finite.
+    that still counts as equal. ValueError when shapes differ, a valid reward is not finite, or rewards are so far apart
+    that their statistics are no numbers.
     """
     if rewards_G.shape != valid_G.shape or rewards_G.dim() != 1 or valid_G.dtype != torch.bool:
         raise ValueError(
@@ -54,4 +56,6 @@ def group_advantages(
     if float(members.max() - members.min()) <= tolerance:
         return GroupAdvantages(zeros_G, "zero_variance", mean, std)
     scale = std + STD_EPSILON if std_normalization else 1.0
+    if not math.isfinite(mean) or not math.isfinite(scale):
+        raise ValueError(f"rewards {members.tolist()} have mean {mean} and standard deviation {std}: no reward may be so large")
     return GroupAdvantages(zeros_G.masked_scatter(valid_G, (members - mean) / scale), "signal", mean, std)

@@ -3,7 +3,7 @@
 It speaks over one inherited socket. In come pickled `Hello`, then `Request`s; out go JSON lists, because what a reward
 has touched is never unpickled:
 
-    ["ready", [places of rewards called one by one]] or ["refused", reason]         once
+    ["ready", [places of rewards called one by one], [version of each reward]] or ["refused", reason]      once
     [number, [[index, {"value": …} or {"error": …} or {"timeout": seconds}], …]]     until all of the request have come
 
 Completions are answered in their order, each before the next begins, but for a batched or async reward. A reward's own
@@ -112,7 +112,7 @@ class Server:
             results = self._runner.run(_awaited(called)) if reward.is_async else called
             items = reward.group_components(results, len(texts))
             answers = [_error(item) if isinstance(item, Exception) else {"value": item} for item in items]
-        except Exception as error:  # the user's code
+        except (Exception, asyncio.CancelledError) as error:  # the user's code
             answers = [_error(error)] * len(texts)
         self._send([[index, answer] for index, answer in enumerate(answers)])
 
@@ -125,10 +125,11 @@ class Server:
             try:
                 result = await asyncio.wait_for(reward.call(text, request.row), limit)
                 answer = {"value": reward.components(result)}
-            except Exception as error:  # the user's code; a TimeoutError of its own comes before the deadline
-                late = isinstance(error, TimeoutError) and time.monotonic() - begun >= limit
-                answer = {"timeout": limit} if late else _error(error)
-            self._send([[index, answer]])
+            except (Exception, asyncio.CancelledError) as error:  # the user's code; nobody here cancels but the deadline
+                answer = _error(error)
+            # Whatever it came back with: a coroutine may catch what ends it and return a number.
+            late = time.monotonic() - begun >= limit
+            self._send([[index, {"timeout": limit} if late else answer]])
 
         await asyncio.gather(*(one(index, text) for index, text in enumerate(request.texts)))
 
@@ -137,7 +138,7 @@ async def _awaited(called: Any) -> Any:
     return await called
 
 
-def _error(error: Exception) -> dict[str, str]:
+def _error(error: BaseException) -> dict[str, str]:
     try:
         said = str(error)
     except Exception:  # the user's own __str__
@@ -172,6 +173,6 @@ def main() -> None:
         connection.send_bytes(json.dumps(["refused", str(error)[:_REASON_LIMIT]]).encode())
         return
     one_by_one = [place for place, reward in enumerate(rewards) if not (reward.batched or reward.is_async)]
-    connection.send_bytes(json.dumps(["ready", one_by_one]).encode())
+    connection.send_bytes(json.dumps(["ready", one_by_one, [reward.version for reward in rewards]]).encode())
     Server(connection, hello, rewards).serve()
 

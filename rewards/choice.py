@@ -1,9 +1,9 @@
 """Multiple choice: read one letter out of an answer, or refuse.
 
 What holds: only whole-answer forms count (`A`, `A.`, `(A)`, `[A]`, `A)`, `A: text`, `A. text`, `option A`, or the exact
-text of one option); the letter is one of the row's options; an answer that names two options names none. Letters in
-prose, the article "a" among them, are no answer. Reading takes time linear in the answer, and an answer beyond
-`MAX_CHARACTERS` of rewards.number is refused unread.
+text of one option); the letter is one of the row's options; an answer that names two options, by letter or by text, names
+none. Letters in prose, the article "a" among them, are no answer. Reading takes time linear in the answer, and an answer
+beyond `MAX_CHARACTERS` of rewards.number is refused unread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from rewards.number import MAX_CHARACTERS
 
 _OPTION = re.compile(r"\s*([A-Z])[.:)](.*)", re.DOTALL)
 # Letters are spelt out: without regard to case, [a-z] would also match the long s and the dotless i.
-_BRACKETED = re.compile(r"(?i:option\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\])[.:]?\s*(.*)", re.DOTALL)
+_BRACKETED = re.compile(r"(?i:option\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\])(?!\w)[.:]?\s*(.*)", re.DOTALL)
 _BARE = re.compile(r"(?i:option\s+)?([A-Za-z])(?:[.:)]\s*(.*))?", re.DOTALL)
-_LONE_LETTER = re.compile(r"(?<![\w'])[A-Za-z](?![\w'])")
-# An "a" before a word is the article, unless it is listed ("a or b") or called an option.
-_ARTICLE = re.compile(r"(?<!\S)(?<![Oo]ption )a(?=\s+(?!or\b|and\b)\w)")
+# The "s" of "it's" is none; a letter in quotes is one.
+_LONE_LETTER = re.compile(r"(?<![^\W_])(?<!\w['’])[A-Za-z](?![^\W_])")
+# An "a" before a word is the article, unless it is called an option or that word follows no article: a function word, a
+# verb that agrees with "a" ("is", "fits"; but "glass" and "bus" are nouns), or a negated one.
+_ARTICLE = re.compile(
+    r"(?<!\S)(?<!(?:option|answer|choice|letter)\s)(?-i:a)(?=\s+(?!\w*[^\Wsu]s\b|\w+n['’]t\b|(?:"
+    r"or|and|nor|but|not|are|were|be|been|had|did|can|could|may|might|must|shall|should|will|would|instead|too|also|because|"
+    r"since|then|than|though|if|in|on|of|for|from|to|with|the|it|that|an?)\b)\w)",
+    re.IGNORECASE,
+)
 
 
 def option_texts(options: Sequence[str]) -> Mapping[str, str]:
@@ -82,10 +89,26 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).rstrip(".").casefold()
 
 
+@lru_cache(4096)  # the same for every completion of a group
+def _whole_words(text: str) -> re.Pattern:
+    return re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])")
+
+
 def _names_another(rest: str, letter: str, texts: Mapping[str, str]) -> bool:
-    """Whether the words after `A. ` name an option that is not `letter`: by its letter, or by its exact text."""
-    if _plain(rest) == _plain(texts[letter]):
+    """Whether the words after `A. ` name an option that is not `letter`: by its letter, or by its text as whole words.
+
+    Another's text within the own one names nothing: `B. arm chair` beside an option `chair`.
+    """
+    plain, own = _plain(rest), _plain(texts[letter])
+    if plain == own:
         return False
     letters = {found.upper() for found in _LONE_LETTER.findall(_ARTICLE.sub(" ", rest))}
-    other_letter = any(found in texts and found != letter for found in letters)
-    return other_letter or any(_plain(rest) == _plain(text) for text in texts.values())
+    if any(found in texts and found != letter for found in letters):
+        return True
+    owners = [0] * len(plain)  # per character: which occurrence of the own text it belongs to
+    if own:
+        for number, match in enumerate(_whole_words(own).finditer(plain), start=1):
+            owners[match.start() : match.end()] = [number] * len(own)
+    others = {_plain(text) for text in texts.values()} - {own, ""}
+    found = (match for text in others for match in _whole_words(text).finditer(plain))
+    return any(owners[match.start()] == 0 or owners[match.start()] != owners[match.end() - 1] for match in found)

@@ -11,7 +11,6 @@ What holds
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -38,6 +37,8 @@ NUMBER_UNITS: Mapping[str, str | None] = {
     "room size": "m2",
 }
 LOCALIZATION = "object localization"
+#: Either way; a larger sum, or one that is no number, is an error.
+LARGEST_TOTAL = 1e9
 
 
 class ExampleView(Protocol):
@@ -128,8 +129,8 @@ def composed(
     total = sum(settings.weights[name] * own.components[name] for name in own.counted)
     if own.others_count:
         total += sum(weights[name] * value for name, value in others.items())
-    if not math.isfinite(total):
-        return Score("error", detail="the weighted components add up to no finite number")
+    if not abs(total) <= LARGEST_TOTAL:
+        return Score("error", detail=f"the weighted components add up to {total:g}, at most {LARGEST_TOTAL:g} can be compared")
     return Score("ok", {**own.components, **others}, float(total))
 
 

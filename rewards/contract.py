@@ -7,7 +7,7 @@ Plain or async; `example` is a `rewards.rows.RewardRow`, `params` come from the 
 component per key, `name/key`. An empty dict says that the reward does not apply to the row, which must then be so for
 every completion of it.
 
-What holds: a value that is no finite number never becomes a reward. What the function itself raises goes through to the
+What holds: a value that is no number, not finite or out of all proportion never becomes a reward. What the function itself raises goes through to the
 caller, whose outcome is `error`; isolation and deadlines are the caller's too (`rewards.worker`).
 """
 
@@ -23,17 +23,22 @@ from rewards.errors import RewardContractError
 
 #: Components one call may report: a dict keyed by what the model wrote would make a metric of every word.
 MAX_COMPONENTS = 64
+#: Characters of a key of such a dict.
+MAX_NAME = 64
+#: Rewards are compared by their mean and spread: a larger one leaves nothing of the others, or no number at all.
+LARGEST = 1e6
 RewardFunction = Callable[..., object]
 
 
 @dataclass(frozen=True)
 class CustomReward:
-    """A loaded reward; `name` is the component it reports (a dict reports `name/key`)."""
+    """A loaded reward; `name` is the component it reports (a dict reports `name/key`), `version` the hash of its source."""
 
     name: str
     function: RewardFunction
     params: Mapping[str, object] = field(default_factory=dict)
     batched: bool = False
+    version: str = ""
 
     @property
     def is_async(self) -> bool:
@@ -49,8 +54,11 @@ class CustomReward:
             return {self.name: self._number(result, "")}
         if len(result) > MAX_COMPONENTS:
             raise RewardContractError(f"reward {self.name!r} returned {len(result)} components: at most {MAX_COMPONENTS}")
-        if strange := [key for key in result if not isinstance(key, str)]:
-            raise RewardContractError(f"reward {self.name!r} returned the key {strange[0]!r}: name components by strings")
+        if strange := [key for key in result if not _is_name(key)]:
+            raise RewardContractError(
+                f"reward {self.name!r} returned the key {short(strange[0])}: name components by printable strings of 1 to "
+                f"{MAX_NAME} characters"
+            )
         return {f"{self.name}/{key}": self._number(value, f" for {key!r}") for key, value in result.items()}
 
     def group_components(self, results: object, count: int) -> list[dict[str, float] | Exception]:
@@ -65,15 +73,20 @@ class CustomReward:
             return result
         try:
             return self.components(result)
-        except RewardContractError as error:
+        except Exception as error:  # what the user returned may raise anything when it is looked at
             return error
 
     def _number(self, value: object, where: str) -> float:
-        if not isinstance(value, Real) or not math.isfinite(value):
+        if not isinstance(value, Real) or not abs(value) <= LARGEST:
             raise RewardContractError(
-                f"reward {self.name!r} returned {short(value)}{where}: return a finite float or a dict of them"
+                f"reward {self.name!r} returned {short(value)}{where}: return a finite float or a dict of them, none beyond "
+                f"{LARGEST:g} either way"
             )
         return float(value)
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key.isprintable() and 1 <= len(key) <= MAX_NAME
 
 
 def is_async(function: object) -> bool:

@@ -3,15 +3,17 @@
     R = sum over matched pairs of s(p, g) [label p = label g]  /  max(|P|, |G|)
 
 with s the IoU (or another of rewards.box_overlap's shapes; `soft_f1` divides by (|P| + |G|) / 2 instead) and the
-matching of greatest sum of s (Hungarian). What holds: R is in [0, 1]; 1 exactly for equal sets; an extra or malformed
-prediction, or the repetition of one, only enlarges the denominator; both sets empty score 1, one empty 0; an answer
-that cannot be read scores 0, even when there is nothing to find. (A repeated box that covers two true boxes may still
-be matched to both, as any two boxes may.) Everything is in pixels of the *processed* frame.
+matching of greatest sum of s (Hungarian). What holds: R is in [0, 1]; 1 exactly for equal sets; a prediction that is
+malformed, overlaps nothing, or repeats an earlier one (label and box within the frame) only enlarges the denominator;
+both sets empty score 1, one empty 0; an answer that cannot be read scores 0, even when there is nothing to find. (Should
+the true set itself hold one box n times, n predictions of that very box are no repetition.) Everything is in pixels of
+the *processed* frame.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -52,7 +54,8 @@ def pair_scores(
     shape: IouShape = "plain",
     threshold: float = 0.5,
 ) -> list[ScoredPair]:
-    """Every pair of equal labels that scores above 0. Predictions are clipped to `frame` (width, height).
+    """Every pair of equal labels that scores above 0; a repetition is in none. Predictions are clipped to `frame` (width,
+    height), and compared as clipped.
 
     Raises GroundTruthError for a true box that is degenerate, not finite, or outside the frame, and
     RewardSettingsError as `check_shape` does.
@@ -62,11 +65,17 @@ def pair_scores(
     for g, (label, corners) in enumerate(targets):
         wanted.setdefault(normalize_label(label), []).append((g, _in_frame(label, tuple(corners), tuple(frame))))
     pairs = []
+    times: Counter[tuple[str, Corners]] = Counter()
     for p, prediction in enumerate(predictions):
         if prediction.corners is None:
             continue
-        same_label = wanted.get(normalize_label(prediction.label), ())
+        label = normalize_label(prediction.label)
+        same_label = wanted.get(label, ())
         clipped = clip_box(prediction.corners, frame)
+        times[label, clipped] += 1
+        repeats = times[label, clipped]
+        if repeats > 1 and repeats > sum(target == clipped for _, target in same_label):
+            continue
         for g, target in same_label:
             score = pair_score(clipped, target, shape, threshold)
             if score > 0:

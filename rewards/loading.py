@@ -1,7 +1,8 @@
 """From what a configuration declares to rewards that can be called.
 
 What holds: loading fails before a run starts, with what to change; every reward has a component name of its own; what a
-reward is, is stamped by the hash of its source, so that a run that goes on notices another one.
+reward is, is stamped by the hash of the very source that was executed, so that a run that goes on notices another one.
+Everything here runs code of the user's: call it in a process that may be killed (`rewards.child`).
 """
 
 from __future__ import annotations
@@ -52,22 +53,18 @@ def load_reward(spec: RewardSpec) -> CustomReward:
     and something that cannot be called as the contract says.
     """
     batched = spec.batched or spec.source in SERVED
-    function = checked_function(_function(spec), _named(spec), spec.params)
+    found, source = _found(spec)
+    function = checked_function(found, _named(spec), spec.params)
     if spec.source in SERVED:
         _check_settings(function, spec)
-    return CustomReward(spec.component, function, spec.params, batched)
-
-
-def source_hash(spec: RewardSpec) -> str:
-    """SHA-256 of the file that holds the reward; what that file imports is not seen. RewardContractError without one."""
-    return hashlib.sha256(_source_file(spec).read_bytes()).hexdigest()
+    return CustomReward(spec.component, function, spec.params, batched, hashlib.sha256(source).hexdigest())
 
 
 def served_seconds(spec: RewardSpec) -> float:
     """What a request of `http` or `judge` may take with its retries; 0 for other rewards. Their params are checked."""
     if spec.source not in SERVED:
         return 0.0
-    defaults = inspect.signature(_function(spec)).parameters
+    defaults = inspect.signature(_served(spec)).parameters
     timeout, retries = (spec.params.get(name, defaults[name].default) for name in ("timeout_seconds", "retries"))
     return timeout * (retries + 1)
 
@@ -84,35 +81,31 @@ def _named(spec: RewardSpec) -> str:
     return f"reward {spec.source!r}"
 
 
-def _function(spec: RewardSpec) -> object:
+def _found(spec: RewardSpec) -> tuple[object, bytes]:
+    """What the source names, and the file that holds it; what that file imports is not seen."""
     if spec.source in SERVED:
-        module, name = SERVED[spec.source]
-        return vars(importlib.import_module(module))[name]
+        return _served(spec), Path(str(sys.modules[SERVED[spec.source][0]].__file__)).read_bytes()
     if ":" not in spec.source and not spec.source.endswith(".py"):
         point = _entry_point(spec)
         try:
-            return point.load()
+            return point.load(), Path(str(sys.modules[point.module].__file__)).read_bytes()
         except Exception as error:  # another package's code: it may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise RewardContractError(f"{_named(spec)}: the entry point {point.value} does not load: {reason}") from error
     path, name = _parts(spec)
-    module = _execute(path, spec)
+    source = path.read_bytes()
+    module = _execute(path, source, spec)
     members = vars(module)
     if name not in members:
         found = inspect.getmembers(module, inspect.isfunction)
         functions = [key for key, function in found if function.__module__ == module.__name__]
         raise RewardContractError(f"{_named(spec)}: no {name!r} in the file; its functions: {', '.join(functions) or 'none'}")
-    return members[name]
+    return members[name], source
 
 
-def _source_file(spec: RewardSpec) -> Path:
-    if ":" in spec.source or spec.source.endswith(".py"):
-        return _parts(spec)[0]
-    module = SERVED[spec.source][0] if spec.source in SERVED else _entry_point(spec).module
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        raise RewardContractError(f"{_named(spec)}: there is no module {module}")
-    return Path(found.origin)
+def _served(spec: RewardSpec) -> RewardFunction:
+    module, name = SERVED[spec.source]
+    return vars(importlib.import_module(module))[name]
 
 
 def _entry_point(spec: RewardSpec) -> importlib.metadata.EntryPoint:
@@ -136,16 +129,20 @@ def _parts(spec: RewardSpec) -> tuple[Path, str]:
     return Path(path).resolve(), name
 
 
-def _execute(path: Path, spec: RewardSpec) -> ModuleType:
-    """The module of a file, registered under a name of its own (dataclasses and pickle look modules up by name)."""
+def _execute(path: Path, source: bytes, spec: RewardSpec) -> ModuleType:
+    """The module of a file, registered under a name of its own (dataclasses and pickle look modules up by name).
+
+    `source` is executed as it was read: the import system would take an older compilation of the file for it when both
+    were written within a second.
+    """
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     module_name = f"custom_reward_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
     found = importlib.util.spec_from_file_location(module_name, path)
-    assert found is not None and found.loader is not None  # a .py file always has a loader
+    assert found is not None  # a .py file always has a spec
     module = importlib.util.module_from_spec(found)
     sys.modules[module_name] = module
     try:
-        found.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:  # the user's code: it may raise anything
         del sys.modules[module_name]
         reason = f"{type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ def main() -> None:
     supervisor = os.getpid()
     server = os.fork()
     if server == 0:
+        os.setsid()  # a reward that kills its process group shall not kill what cleans up after it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent(signal.SIGKILL)
         if os.getppid() != supervisor:  # it ended before the kernel knew

@@ -26,7 +26,6 @@ from typing import Any, Literal
 from rewards.child import BUILT_IN, Hello, Request
 from rewards.compose import BuiltIn
 from rewards.errors import RewardContractError
-from rewards.loading import source_hash
 from rewards.output import OutputTail
 from rewards.process_tree import descendants, kill_tree
 from rewards.rows import RewardRow
@@ -69,13 +68,18 @@ class RewardProcess:
         self._specs, self._limits = tuple(specs), limits
         self._hello = Hello(settings, self._specs, limits.timeout_seconds, limits.memory_mib << 20)
         self._process: subprocess.Popen | None = None
-        self._hashes: list[str] = []
+        self._versions: list[str] = []
         self._asked = 0
         self._start()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Component to hash of the source it was loaded from."""
+        return {spec.component: version for spec, version in zip(self._specs, self._versions, strict=True)}
 
     def helpers(self) -> int:
         """Processes that rewards have started and that still run."""
@@ -93,6 +97,8 @@ class RewardProcess:
     def _call(self, reward: int, row: RewardRow, texts: Sequence[str]) -> list[Any]:
         results: dict[int, Any] = {}
         attempts = [0] * len(texts)
+        # The house's own scoring ends a process only where a reward has left it full or broken: no fault of these texts.
+        retries = max(1, self._limits.retries) if reward == BUILT_IN else self._limits.retries
         while missing := [index for index in range(len(texts)) if index not in results]:
             if self._process is not None and self._process.poll() is not None:
                 self.close()  # it ended between two calls, which is the fault of neither
@@ -104,16 +110,16 @@ class RewardProcess:
             for place, answer in answers.items():
                 index = missing[place]
                 # An async call says itself that it took too long; all else that is tried again has ended the process.
-                again = isinstance(answer, Failure) and answer.outcome == "timeout" and attempts[index] < self._limits.retries
+                again = isinstance(answer, Failure) and answer.outcome == "timeout" and attempts[index] < retries
                 if not again:
                     results[index] = answer
                 attempts[index] += again
-            if any(isinstance(answer, Failure) and answer.detail.startswith("MemoryError") for answer in answers.values()):
-                self.close()  # what fills its memory stays there
+            if any(_is_stain(answer) for answer in answers.values()):
+                self.close()
             if failure is not None:
                 for index in self._blamed(reward, [missing[place] for place in range(len(missing)) if place not in answers]):
                     attempts[index] += 1
-                    if attempts[index] > self._limits.retries:
+                    if attempts[index] > retries:
                         results[index] = failure
         return [self._told(reward, row, results[index]) for index in range(len(texts))]
 
@@ -139,9 +145,11 @@ class RewardProcess:
                     raise BlockingIOError
                 number, answered = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
                 for index, answer in answered:
-                    if number != request.number or index not in range(len(request.texts)):
+                    if number != request.number or index in answers or index not in range(len(request.texts)):
                         raise ValueError(f"answer {index} to request {number}")
-                    answers[index] = _checked(answer, request)
+                    answers[index] = self._checked(answer, request)
+                    if not joint and _is_stain(answers[index]):
+                        return answers, None  # those behind it are asked in another process
         except BlockingIOError:  # silent, or in the middle of a message
             self.close()
             return answers, Failure("timeout", f"no score within {limit:g} s; its process was killed{self._said}")
@@ -152,14 +160,21 @@ class RewardProcess:
             return answers, Failure("error", f"its process sent what is no answer and was killed{self._said}")
         return answers, None
 
+    def _checked(self, answer: dict[str, Any], request: Request) -> Any:
+        """A value or a Failure. ValueError, TypeError or KeyError for what is neither."""
+        if "timeout" in answer:
+            return Failure("timeout", f"no score within {float(answer['timeout']):g} s")
+        if "error" in answer:
+            return Failure("error", _printable(str(answer["error"])))
+        value = answer["value"]
+        own = None if request.reward == BUILT_IN else self._specs[request.reward].component
+        components = value[0] if own is None else value
+        for name, number in components.items():
+            if type(number) is not float or not math.isfinite(number) or (own and name.partition("/")[0] != own):
+                raise ValueError(f"component {name!r} is {number!r}")
+        return value
+
     def _start(self) -> None:
-        hashes = [source_hash(spec) for spec in self._specs]
-        if changed := [spec.source for spec, old, new in zip(self._specs, self._hashes, hashes) if old != new]:
-            raise RewardContractError(
-                f"reward {changed[0]!r} has changed since the run began: completions of one step would be scored by two "
-                "rewards; start the run again to go on with the new one"
-            )
-        self._hashes = hashes
         ours, theirs = socket.socketpair()
         limit = struct.pack("ll", math.ceil(max(self._limits.timeout_seconds, EXIT_SECONDS)), 0)
         for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # of one system call; Connection knows no timeout
@@ -190,6 +205,7 @@ class RewardProcess:
             answer = ["died", None]
         if answer[0] == "ready":
             self._one_by_one = frozenset(answer[1])
+            self._unchanged(answer[2])
             return
         ending = self.close(EXIT_SECONDS if answer[0] == "died" else 0.0)
         if answer[0] == "refused":
@@ -199,6 +215,17 @@ class RewardProcess:
             f"the reward process{named} was not ready within {START_SECONDS:.0f} s: {ending}{self._said}; "
             "does a file of yours hang or exit when it is imported?"
         )
+
+    def _unchanged(self, versions: list[str]) -> None:
+        """RewardContractError when a process that replaces another has loaded other sources than that."""
+        old, self._versions = self._versions or versions, versions
+        changed = [spec.source for spec, before, now in zip(self._specs, old, versions, strict=True) if before != now]
+        if changed:
+            self.close()
+            raise RewardContractError(
+                f"reward {changed[0]!r} has changed since the run began: completions of one step would be scored by two "
+                "rewards; start the run again to go on with the new one"
+            )
 
     def close(self, grace: float = 0.0) -> str:
         """Kill the child and all it started; says how it ended. Idempotent.
@@ -226,15 +253,6 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _checked(answer: dict[str, Any], request: Request) -> Any:
-    """A value or a Failure. ValueError, TypeError or KeyError for what is neither."""
-    if "timeout" in answer:
-        return Failure("timeout", f"no score within {float(answer['timeout']):g} s")
-    if "error" in answer:
-        return Failure("error", _printable(str(answer["error"])))
-    value = answer["value"]
-    components = value[0] if request.reward == BUILT_IN else value
-    for name, number in components.items():
-        if type(number) is not float or not math.isfinite(number):
-            raise ValueError(f"component {name!r} is {number!r}")
-    return value
+def _is_stain(answer: Any) -> bool:
+    """Whether a call has left something behind in its process: filled memory, or threads that nobody waits for."""
+    return isinstance(answer, Failure) and (answer.outcome == "timeout" or answer.detail.startswith("MemoryError"))

@@ -192,7 +192,7 @@ def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only
 
 def test_a_group_may_be_silent_while_every_call_takes_its_time() -> None:
     config = RewardConfig(custom=("a.py:b", "a.py:c"), timeout_seconds=10.0, retries=1)
-    assert longest_silence(config, group_size=8) == (1 + 8 * 2) * 2 * (10.0 + 5.0)
+    assert longest_silence(config, group_size=8) == (2 + 8 * 2 * 2) * (10.0 + 60.0)
 
 
 def test_another_source_than_where_the_run_was_started_is_refused(hostile: str) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,16 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     assert [own["reward"] for own in traces[0]["completions"]] == [0.9, None]  # shaped, beside the total
     with pytest.raises(CheckpointMismatch, match="remove that folder"):
         StageRecord(tmp_path, "other", {}).resume()
+
+
+def test_half_a_surrogate_pair_in_a_row_is_written_and_read(tmp_path: Path) -> None:
+    record = StageRecord(tmp_path, "mine", {})
+    record.resume()
+    odd = group(ok(1.0))
+    example = replace(odd.prompt.example, metadata={"note": "\ud83d"})
+    record.append({"step": 0}, [replace(odd, prompt=replace(odd.prompt, example=example))], [(1.0,)], [[0.0]])
+    (trace,) = (json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().split("\n")[:-1])
+    assert trace["metadata"] == {"note": "\ud83d"} and trace["completions"][0]["answer"] is None
 
 
 def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None:

@@ -121,3 +121,10 @@ def test_equals_a_plain_python_reference(members, normalize):
     expected = [(r - statistics.fmean(kept)) / scale if v else 0.0 for r, v in members]
     assert result.advantages_G.tolist() == pytest.approx(expected, abs=1e-6)
     assert float(result.advantages_G.sum()) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_rewards_whose_statistics_are_no_numbers_are_refused(normalize):
+    rewards = torch.tensor([-1.7e308, -1.7e308, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="no reward may be so large"):
+        group_advantages(rewards, torch.ones(3, dtype=torch.bool), normalize)

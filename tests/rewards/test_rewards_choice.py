@@ -40,6 +40,9 @@ OPTIONS = ["A. chair", "B. round table", "C. a lamp", "D. left-front"]
         ("Round  Table", "B"),
         ("a lamp", "C"),
         ("left-front", "D"),
+        ("B: a glass one", "B"),
+        ("B: a bus, isn't it", "B"),
+        ("(B), a round one", "B"),
     ],
 )
 def test_accepted_forms(answer, letter):
@@ -83,6 +86,62 @@ def test_accepted_forms(answer, letter):
 )
 def test_refused_forms(answer):
     assert parse_choice(answer, OPTIONS) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A. the table",
+        "A: table!",
+        'A. "table"',
+        "A. _table_",
+        "A. chair. No: table",
+        "A. chair,\ntable",
+        "(A) is wrong, it is the table",
+        "A. B'",
+        "A. not 'B'",
+        "A. _B_",
+        "A. B's",
+        "B. no, a is correct",
+        "B. no, a IS correct",
+        "B. no, a fits better",
+        "B. no, a isn't wrong",
+        "B. rather a than this",
+        "B. no, 'a' is correct",
+        "B. the answer a wins",
+        "B. no, Choice a wins",
+        "B. A table",
+        "[A]bc",
+        "(A)1",
+        "(A)chair",
+        "(A)_",
+    ],
+)
+def test_an_answer_that_names_a_second_option_in_passing_names_none(answer):
+    assert parse_choice(answer, ["A. chair", "B. table"]) is None
+
+
+@pytest.mark.parametrize(
+    "answer, letter",
+    [
+        ("A. chair", "A"),
+        ("A: a chair", "A"),
+        ("A. armchair", "A"),
+        ("A. arm chair", None),
+        ("A. chair, no arm  chair", None),
+        ("B. arm chair", "B"),
+        ("B: the arm chair!", "B"),
+        ("B. arm chair, an Arm Chair", "B"),
+        ("B. arm chair, not the chair", None),
+        ("B. the chair", None),
+        ("C. chair lamp", "C"),
+        ("C: it is chair lamp.", "C"),
+        ("C: an arm chair lamp", None),  # `arm chair` reaches out of `chair lamp`
+        ("C. lamp", "C"),
+    ],
+)
+def test_a_text_within_the_own_text_is_no_second_option(answer, letter):
+    assert parse_choice(answer, ["A. chair", "B. arm chair", "C. chair lamp", "D."]) == letter
 
 
 def test_only_the_rows_own_letters_count():

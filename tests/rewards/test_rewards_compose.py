@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data import types as data_types
 from rewards import compose
-from rewards.compose import applicable, built_in, composed, score_completion
+from rewards.compose import BuiltIn, applicable, built_in, composed, score_completion
 from rewards.errors import GroundTruthError, RewardSettingsError
 from rewards.settings import RewardSettings
 
@@ -153,6 +153,12 @@ def test_components_of_ones_own_join_with_their_weights():
     score = composed(CHOICE, own, others, DEFAULT, {"brief": 2.0, "parts/a": -1.0, "parts/b": 1.0})
     assert dict(score.components) == {"format": 1.0, "answer": 1.0} | others
     assert score.total == pytest.approx(2.0 + 0.5 - 1.0 + 0.5)
+
+
+@pytest.mark.parametrize("value, weight, outcome", [(1e6, 999.0, "ok"), (1e6, -1001.0, "error"), (1.0, 1e308, "error")])
+def test_a_total_out_of_all_proportion_is_an_error(value, weight, outcome):
+    score = composed(CHOICE, BuiltIn({"format": 1.0}, ("format",)), {"mine": value}, RewardSettings(), {"mine": weight})
+    assert score.outcome == outcome and ("at most 1e+09 can be compared" in score.detail) == (outcome == "error")
 
 
 def test_the_format_gate_holds_back_components_of_ones_own():

@@ -191,6 +191,58 @@ def test_exact_values(items, targets, expected):
     assert score(items, targets) == pytest.approx(expected, abs=1e-12)
 
 
+#: Two chairs that overlap, and a box between them: its IoU with either is 90 x 100 / 110 x 100 = 9/11.
+TWO = [("chair", (0, 0, 100, 100)), ("chair", (20, 0, 120, 100))]
+BETWEEN = item("chair", 10, 0, 110, 100)
+
+
+@pytest.mark.parametrize(
+    "items, expected",
+    [
+        ([BETWEEN], 9 / 22),
+        ([BETWEEN] * 2, 9 / 22),  # matched twice it would score 9/11
+        ([BETWEEN] * 3, 9 / 33),
+        ([BETWEEN, item(" CHAIR", 10.0, 0, 110, 100)], 9 / 22),  # the label is compared as it is matched
+        ([BETWEEN, item("table", 10, 0, 110, 100)], 9 / 22),
+        ([BETWEEN, item("chair", 10, 0, 110, 100.5)], (9 / 11 + 9000 / 11050) / 2),  # another box, no repetition
+        ([item("chair", 0, 0, 100, 100), BETWEEN, BETWEEN], (1 + 9 / 11) / 3),
+    ],
+)
+def test_a_repeated_box_is_matched_once(items, expected):
+    assert score(items, TWO) == pytest.approx(expected, abs=1e-12)
+    assert score(items[::-1], TWO) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shape, once, twice",
+    [
+        ("plain", 9 / 22, 9 / 22),
+        ("squared", 81 / 242, 81 / 242),
+        ("thresholded", 9 / 22, 9 / 22),
+        ("soft_f1", 6 / 11, 9 / 22),
+        ("giou", 5 / 11, 5 / 11),  # both boxes fill the one around them: (9/11 + 1) / 2 is the pair's score
+    ],
+)
+def test_a_repeated_box_is_matched_once_in_every_shape(shape, once, twice):
+    assert iou_reward(json.dumps([BETWEEN]), TWO, FRAME, shape) == pytest.approx(once, abs=1e-12)
+    assert iou_reward(json.dumps([BETWEEN] * 2), TWO, FRAME, shape) == pytest.approx(twice, abs=1e-12)
+
+
+def test_boxes_that_differ_outside_the_frame_only_are_one_box():
+    """Within the frame both are [0, 110] x [0, 112]: IoU 100 x 100 / 110 x 112, and 90 x 100 / (12320 + 1000)."""
+    found = [item("chair", -5, -1, 110, 112), item("chair", 0, 0, 110, 300)]
+    assert score(found[:1], TWO) == score(found[1:], TWO) == pytest.approx(10000 / 12320 / 2, abs=1e-12)
+    assert score(found, TWO) == pytest.approx(10000 / 12320 / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("times, expected", [(1, 1 / 2), (2, 1.0), (3, 2 / 3)])
+def test_a_true_box_given_twice_may_be_found_twice(times, expected):
+    """Equal sets score 1; a box near it is still matched once."""
+    truth = [("chair", (0, 0, 10, 10)), ("Chair", (-0.5, 0, 10, 10))]
+    assert score([item("chair", 0, 0, 10, 10)] * times, truth) == pytest.approx(expected, abs=1e-12)
+    assert score([item("chair", 0, 0, 10, 5)] * 2, truth) == pytest.approx(1 / 4, abs=1e-12)
+
+
 def test_missing_answer_scores_zero_even_with_nothing_to_find():
     assert iou_reward(None, [], FRAME) == 0.0
 
@@ -250,6 +302,11 @@ def test_a_bad_true_box_raises_whatever_the_answer(corners, answer):
 def test_a_true_box_whose_area_underflows_raises():
     with pytest.raises(GroundTruthError, match="processed frame 168x112"):
         iou_reward("[]", [("chair", (0.0, 0.0, 1e-200, 1e-200))], FRAME)
+
+
+def test_a_repetition_is_in_no_pair():
+    found = predicted([("chair", (10.0, 0.0, 110.0, 100.0))] * 2)
+    assert pair_scores(found, TWO, FRAME) == [(0, 0, pytest.approx(9 / 11)), (0, 1, pytest.approx(9 / 11))]
 
 
 def test_pair_scores_are_ious_of_equal_labels():

@@ -4,12 +4,14 @@ import hashlib
 import importlib
 import inspect
 import sys
+from pathlib import Path
 
 import pytest
 
 from configs.schema import OPERATIONAL_PARAMS
+from rewards import http_reward
 from rewards.errors import RewardContractError
-from rewards.loading import SERVED, check_names, load_reward, load_rewards, source_hash
+from rewards.loading import SERVED, check_names, load_reward, load_rewards
 from rewards.settings import RewardSpec
 
 SOURCE = '''
@@ -102,7 +104,7 @@ def test_an_installed_entry_point_is_found_by_name(tmp_path, monkeypatch):
     installed(tmp_path, monkeypatch, "tidy_rewards:tidy")
     reward = load_reward(RewardSpec("tidy"))
     assert reward.components(reward.call("", None)) == {"tidy": 1.0}
-    assert source_hash(RewardSpec("tidy")) == hashlib.sha256((tmp_path / "tidy_rewards.py").read_bytes()).hexdigest()
+    assert reward.version == hashlib.sha256((tmp_path / "tidy_rewards.py").read_bytes()).hexdigest()
     with pytest.raises(RewardContractError, match="spatialladder.rewards; there is: http, judge, tidy"):
         load_reward(RewardSpec("tidi"))
 
@@ -119,14 +121,13 @@ def test_rewards_over_the_network_are_there_by_name_and_take_groups():
     with pytest.raises(RewardContractError, match="missing a required argument: 'url'"):
         load_reward(RewardSpec("http"))
     assert load_reward(RewardSpec("judge", params={"base_url": "http://localhost:1", "model": "m"})).name == "judge"
-    assert len(source_hash(RewardSpec("judge"))) == 64
+    assert served.version == hashlib.sha256(Path(http_reward.__file__).read_bytes()).hexdigest()
 
 
 def test_the_hash_is_that_of_the_file(file):
-    first = source_hash(RewardSpec(f"{file}:brevity"))
-    assert first == hashlib.sha256(SOURCE.encode()).hexdigest()
+    assert load_reward(RewardSpec(f"{file}:brevity")).version == hashlib.sha256(SOURCE.encode()).hexdigest()
     file.write_text(SOURCE + "\n")
-    assert source_hash(RewardSpec(f"{file}:brevity")) != first
+    assert load_reward(RewardSpec(f"{file}:brevity")).version == hashlib.sha256((SOURCE + "\n").encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

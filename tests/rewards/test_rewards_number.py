@@ -117,6 +117,90 @@ def test_anything_but_one_number_in_the_expected_unit_is_refused(text, unit):
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["3 cms", "3 kms", "3 yds", "3 µm", "3 μm", "3 nm", "3 feets", "3 inchs", "3 mtrs", "3 c m", "3 milli m"]
+    + ["3 kilo meters", "3 centi meters"]
+    + ["3 meters squared", "3 m squared", "3 m cubed", "3 meters square", "3 square", "3 m per second"]
+    + ['3 "', "3 ″", "3 '", "3'", "3′", "3 (kms)", "(3) feets", '3 "feets"', "3 parsecs", "3 chairs", "3 ｍ", "3 \u200bfeets"]
+    + ["3 in the room", "3 in long", "(3 in)", "in µm: 3", "In cms: 3", "in centi meters: 3", "1/2 cms", "1/2 parsecs"],
+)
+def test_an_unknown_word_behind_a_measured_number_is_taken_for_a_unit(text):
+    assert parse_number(text, "m") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3 acres", "3 hectares", "3 ha", "in acres: 3", "21.5 sf", "21.5 sqft", "21.5 sq", "21.5 square", "21.5 meters"]
+    + ["21.5 meters square", "21.5 m cubed", "21.5 square m3", "21.5 feet squared", "21.5 cm squared"],
+)
+def test_another_area_is_refused(text):
+    assert parse_number(text, "m2") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["3 cms", "(3 in)", "3 feets", "3 acres", "3 m squared", "3 nm", "3 kg", '3 "', "3 万", "3 x"]
+)
+def test_a_count_has_no_unit(text):
+    assert parse_number(text, None) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3 quarters", "2 thirds", "3 fifths", "3 halves", "3 tens", "3 dozens", "3 hundreds", "3 thousands", "3 millions"]
+    + ["3 k", "3 K", "3 bn", "3 pairs", "3 thirty", "3 sixty", "3 sixty-five", "ninety 3", "3 whole “dozens”"]
+    + ["3 m, dozens", "1/2 k"],
+)
+@pytest.mark.parametrize("unit", ["m", None])
+def test_a_multiple_is_another_number(text, unit):
+    assert parse_number(text, unit) is None
+
+
+@pytest.mark.parametrize(
+    "text, unit, value",
+    [
+        ("21.5 meters squared", "m2", 21.5),
+        ("21.5 m squared", "m2", 21.5),
+        ("21.5 metres-squared.", "m2", 21.5),
+        ("21.5 sq m squared", "m2", 21.5),
+        ("3 cms", "cm", 3.0),
+        ("The distance is about 3 meters.", "m", 3.0),
+        ("approximately 3.2m", "m", 3.2),
+        ("3 meters apart", "m", 3.0),
+        ("3 (m)", "m", 3.0),
+        ("3 meter(s)", "m", 3.0),
+        ("In meters: 3", "m", 3.0),
+        ("The diameter is 3 m", "m", 3.0),
+        ("I’m sure: 3 cm", "cm", 3.0),  # the m of I’m is no metre
+        ("It is 3", "m", 3.0),
+        ("3 apart", "m", 3.0),
+        ("1/2 apart", "m", 0.5),
+        ("3, I think", "m", 3.0),
+        ("1/2, I think", "m", 0.5),
+        ("3. It is measured from the closest point.", "m", 3.0),
+        ("3\nIt is measured from the closest point.", "m", 3.0),
+        ("3 chairs", None, 3.0),
+        ("3 chair(s)", None, 3.0),
+        ('3 "chairs"', None, 3.0),
+        ("There are 3 chairs in the room.", None, 3.0),
+        ("There are 3 in the room", None, 3.0),
+        ("3 of them", None, 3.0),
+        ("There are 3 wooden ones.", None, 3.0),
+        ("3 L-shaped sofas", None, 3.0),
+        ("2 TV", None, 2.0),
+    ],
+)
+def test_ordinary_prose_around_a_number_is_read(text, unit, value):
+    assert parse_number(text, unit) == value
+
+
+@given(st.text("bdfghjklnpqrstvxyz", min_size=1, max_size=12), st.sampled_from(["m", "cm", "m2"]))
+def test_no_word_of_consonants_is_the_expected_unit(word, unit):
+    """Whatever abbreviation it may be: there is no m among the letters."""
+    assert parse_number(f"3 {word}", unit) is None
+    assert parse_number(f"1 1/2 {word}.", unit) is None
+
+
+@pytest.mark.parametrize(
     "text, unit, value",
     [
         ("1/2", "m", 0.5),

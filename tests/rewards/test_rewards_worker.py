@@ -1,8 +1,10 @@
 """The killable process on real child processes: misbehaviour costs the call under way, is named, and leaves nothing."""
 
+import hashlib
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ ROW = RewardRow("train/1", "Which is nearest?", "relative distance", ("A. chair"
 HOSTILE = r'''
 import asyncio, ctypes, os, subprocess, sys, time
 
-CALLS = []
+ASKED = ["1"]
 
 class Unpicklable(Exception):
     def __init__(self):
@@ -82,6 +84,17 @@ def hostile(text, example):
     if text == "daemon":
         subprocess.Popen(["sleep", "600"], start_new_session=True)
         ctypes.string_at(0)
+    if text == "kills its group":
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        os.killpg(0, 9)
+    if text == "again":
+        for descriptor in range(3, 1024):
+            try:
+                message = b'[%d, [[0, {"value": {"hostile": 9.0}}]]]' % int(ASKED[0])
+                os.write(descriptor, len(message).to_bytes(4, "big") + message)
+            except OSError:
+                pass
+        time.sleep(600)
     if text == "fork":
         os.fork()
     return float(len(text))
@@ -93,6 +106,30 @@ def hoards(text, example):
         while True:
             HOARD.append(bytearray(64 << 20))
     return float(len(bytearray(200 << 20)) > 0)
+
+def fills(text, example):
+    """Leaves its process without room, and hides it."""
+    try:
+        while text == "fill":
+            HOARD.append(bytearray(1 << 20))
+    except MemoryError:
+        pass
+    return 1.0
+
+async def swallows(text, example):
+    try:
+        await asyncio.sleep(600 if text == "slow" else 0)
+    except:
+        pass
+    return 0.0
+
+async def cancels(text, example):
+    if text == "cancel":
+        raise asyncio.CancelledError
+    return 1.0
+
+def odd_group(texts, example):
+    return [10**400, {"\ud800": 1.0}, {"k" * 65: 1.0}, -1e7, 2]
 
 async def in_thread(text, example):
     await asyncio.to_thread(time.sleep, 600 if text == "slow" else 0)
@@ -183,6 +220,8 @@ def gone(*pids: int) -> bool:
         ("socket", "error", "sent what is no answer and was killed"),
         ("half", "timeout", "no score within 1 s"),
         ("daemon", "error", "its process ended by SIGSEGV"),
+        ("kills its group", "error", "its process ended by SIGKILL"),
+        ("again", "error", "sent what is no answer and was killed"),  # another score for the text before
     ],
 )
 def test_an_act_costs_its_own_call_and_leaves_no_process(process_of, act, outcome, told):
@@ -224,6 +263,46 @@ def test_a_process_full_of_memory_is_replaced(process_of):
     process = process_of("hoards", timeout=20.0, memory_mib=1024)
     failure, after = process.custom(0, ROW, ["hoard"])[0], process.custom(0, ROW, ["light"])[0]
     assert "MemoryError" in failure.detail and after == {"hoards": 1.0}
+
+
+def test_what_one_call_has_filled_costs_no_other_of_its_group(process_of):
+    process = process_of("hoards", timeout=20.0, memory_mib=1024)
+    failure, *others = process.custom(0, ROW, ["hoard", "light", "light"])
+    assert "MemoryError" in failure.detail and others == [{"hoards": 1.0}] * 2
+
+
+def test_the_house_scores_in_a_new_process_when_a_reward_has_left_no_room(process_of):
+    process = process_of("fills", timeout=20.0, memory_mib=700)
+    assert process.custom(0, ROW, ["fill"]) == [{"fills": 1.0}]
+    answers = process.built_in(ROW, ["<think>x</think><answer>B</answer>"] * 4)
+    assert [answer.components["answer"] for answer in answers] == [1.0] * 4
+
+
+def test_a_deadline_that_was_swallowed_is_a_timeout_all_the_same(process_of):
+    fast, slow = process_of("swallows").custom(0, ROW, ["fast", "slow"])
+    assert fast == {"swallows": 0.0} and slow.outcome == "timeout"
+
+
+def test_a_call_that_cancels_itself_costs_itself(process_of):
+    one, failure, three = process_of("cancels").custom(0, ROW, ["one", "cancel", "three"])
+    assert one == three == {"cancels": 1.0}
+    assert failure.outcome == "error" and "CancelledError" in failure.detail
+
+
+def test_odd_values_of_a_group_cost_their_own_completions(process_of):
+    *odd, good = process_of("odd_group", batched=True).custom(0, ROW, ["a", "b", "c", "d", "e"])
+    assert good == {"odd_group": 2.0} and {failure.outcome for failure in odd} == {"error"}
+    told = [failure.detail.partition("returned ")[2] for failure in odd]
+    assert told[0].startswith("1000") and "none beyond 1e+06 either way" in told[3]
+    assert told[1].startswith("the key '\\ud800': name components by printable strings of 1 to 64 characters")
+    assert told[2].startswith("the key 'kkkk")
+
+
+def test_threads_that_late_calls_have_left_never_add_up(process_of):
+    process = process_of("in_thread")
+    for _ in range(3):
+        assert {late.outcome for late in process.custom(0, ROW, ["slow"] * 3)} == {"timeout"}
+    assert process.custom(0, ROW, ["fast"] * 4) == [{"in_thread": 1.0}] * 4
 
 
 def test_a_thread_that_a_late_call_left_behind_costs_nobody_else(process_of):
@@ -270,9 +349,9 @@ def test_async_calls_of_a_group_run_together_each_with_its_deadline(process_of):
     first, begun = process.pid, time.monotonic()
     results = process.custom(0, ROW, ["a"] * 20 + ["sleep"])
     assert results[:20] == [{"later": 1.0}] * 20 and results[20].outcome == "timeout"
-    assert time.monotonic() - begun < 5 and process.pid == first  # one after the other would take 6 s and the deadline
+    assert time.monotonic() - begun < 5 and process.pid != first  # one after the other would take 6 s and the deadline
     blocked = process.custom(0, ROW, ["a", "block"])
-    assert {result.outcome for result in blocked if isinstance(result, Failure)} == {"timeout"} and process.pid != first
+    assert {result.outcome for result in blocked if isinstance(result, Failure)} == {"timeout"}
     assert process_of("together", batched=True).custom(0, ROW, ["a", "b"]) == [{"together": 1.0}] * 2
 
 
@@ -311,6 +390,37 @@ def test_a_reward_that_cannot_be_loaded_is_refused_at_the_start(tmp_path, conten
     (tmp_path / "bad.py").write_text(content)
     with pytest.raises(RewardContractError, match=message):
         RewardProcess(RewardSettings(), [RewardSpec(f"{tmp_path}/bad.py:hostile")], Limits(memory_mib=2048))
+
+
+def test_what_was_executed_is_what_the_version_says_however_fast_a_file_changes(tmp_path, monkeypatch):
+    """The import system keeps what it compiled for a file of the same size and second."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    file, versions = tmp_path / "mine.py", []
+    for value in ("0.1", "0.9"):
+        source = f"def mine(text, example): return {value}\n"
+        file.write_text(source)
+        os.utime(file, (1e9, 1e9))
+        process = RewardProcess(RewardSettings(), [RewardSpec(f"{file}:mine")], Limits())
+        assert process.custom(0, ROW, ["a"]) == [{"mine": float(value)}]
+        assert process.versions == {"mine": hashlib.sha256(source.encode()).hexdigest()}
+        process.close()
+
+
+def test_code_of_an_entry_point_runs_in_its_process_only(tmp_path, monkeypatch):
+    package = tmp_path / "tidy_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import os\nHERE = os.getpid()\n")
+    (package / "inner.py").write_text("from tidy_package import HERE\n\ndef tidy(text, example): return float(HERE)\n")
+    info = tmp_path / "tidy_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tidy-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[spatialladder.rewards]\ntidy = tidy_package.inner:tidy\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    process = RewardProcess(RewardSettings(), [RewardSpec("tidy")], Limits())
+    (answer,) = process.custom(0, ROW, ["a"])
+    assert answer["tidy"] != os.getpid() and "tidy_package" not in sys.modules
+    assert process.versions == {"tidy": hashlib.sha256((package / "inner.py").read_bytes()).hexdigest()}
+    process.close()
 
 
 def test_a_source_that_changes_under_a_run_stops_it_when_a_process_is_replaced(process_of, tmp_path):
