@@ -127,7 +127,7 @@ def _as_components(expected: float | Mapping[str, float], spec: RewardSpec) -> C
 def _written(components: Components, spec: RewardSpec) -> str:
     """A number as it is; several with their keys."""
     if set(components) == {spec.component}:
-        return f"{components[spec.component]:.9g}"
+        return f"{components[spec.component]:z.9g}"
     if not components:
         return "nothing (does not apply)"
-    return ", ".join(f"{name.removeprefix(spec.component + '/')} {value:.9g}" for name, value in sorted(components.items()))
+    return ", ".join(f"{name.removeprefix(spec.component + '/')} {value:z.9g}" for name, value in sorted(components.items()))

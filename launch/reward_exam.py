@@ -5,7 +5,7 @@ What holds
     * Rounds: every row with every text, one at a time (a batched reward: the row's texts together); then those texts that
       had a value in the same process again, in reverse, and in a fresh process.
     * A batched reward may compare the texts of a call. Those that fail are therefore found one by one, and left out of
-      the calls that are compared.
+      the calls that are compared; what counts of one that returned no score either time is what it returned for all.
     * What it prints is kept from the terminal.
 """
 
@@ -178,7 +178,15 @@ def _together(process: RewardProcess, exam: Examination, place: int, texts: Mapp
     good = [name for name in texts if not isinstance(alone.get(name, results[name]), Failure)]
     if good and not exam.stopped:
         alone |= dict(zip(good, _ask(process, exam, place, [texts[name] for name in good]), strict=True))
+    for name in failed:
+        if _is_fault(results[name], exam.spec) and _is_fault(alone.get(name), exam.spec):
+            alone[name] = results[name]  # a run asks for groups: `0 values for 1` would hide `20 for 21`
     return results | alone
+
+
+def _is_fault(result: Result | None, spec: RewardSpec) -> bool:
+    """Whether something was returned that is no score."""
+    return isinstance(result, Failure) and kind(result, spec) == "contract"
 
 
 def _ask(process: RewardProcess, exam: Examination, place: int, texts: Sequence[str]) -> list[Result]:

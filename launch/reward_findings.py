@@ -6,6 +6,7 @@ meant, and for what could not be judged. Every FAIL and NOTE says what to do.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Literal
 
 from launch.reward_exam import Examination, Results, kind, reason
 from launch.reward_texts import RIGHT, WRONG
+from rewards.loading import SERVED
 from rewards.settings import RewardSpec
 from rewards.worker import Components, Failure
 
@@ -24,7 +26,11 @@ SLOW_CALL = 0.1
 PRINTED_PER_CALL = 2
 #: The rewards of the house are within it; a component that is far larger drowns them.
 USUAL_RANGE = (-1.0, 1.0)
-_SHOWN = 160
+#: Characters of a reason, and those at its end: what is said there is the place, or what to do.
+_SHOWN, _SHOWN_END = 300, 140
+#: What `rewards.contract` says of a list where one number is due, and of a group with a value too few or too many.
+_LIST = re.compile(r"reward \S+ returned a (list|tuple),")
+_OTHER_COUNT = re.compile(r"reward \S+ returned \d+ values for \d+ completions")
 Status = Literal["PASS", "NOTE", "FAIL"]
 
 
@@ -53,15 +59,15 @@ def findings_of(exam: Examination) -> list[Finding]:
     return [_loads(exam), *(finding for judge in (*contract, *use) for finding in judge(exam))]
 
 
-def one_line(text: str, limit: int = _SHOWN) -> str:
-    """The text on one line, without control characters, cut to `limit` characters."""
+def one_line(text: str, limit: int, ending: int = 0) -> str:
+    """The text on one line, without control characters, cut to `limit` characters, of which the last are its `ending`."""
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+    return plain if len(plain) <= limit else f"{plain[: limit - ending - 1]}…{plain[len(plain) - ending :]}"
 
 
 def why(failure: Failure, spec: RewardSpec) -> str:
     """The reason of a failure on one line."""
-    return one_line(reason(failure, spec))
+    return one_line(reason(failure, spec), _SHOWN, _SHOWN_END)
 
 
 def worth(components: Components, spec: RewardSpec) -> float:
@@ -102,9 +108,12 @@ def _values(exam: Examination) -> Iterator[Finding]:
     if faults:
         said = next(iter(faults.values())).removeprefix("RewardContractError: ")
         remedy = "return a finite float or a dict of them, whatever the text; 0.0 is usual for one without an answer"
-        if len(faults) == len(exam.first):
-            other = "one text, not a list (no --batched)" if exam.batched else "a list of texts (--batched)"
-            remedy += f"; does it take {other}?"
+        if several := _LIST.match(said):
+            remedy = f"it returned a {several[1]}: if it takes a list of texts, use --batched (in a run: `batched: true`)"
+        elif _OTHER_COUNT.match(said):
+            remedy = "leave no text out: an exception object in the list stands in for a text without a score"
+        elif len(faults) == len(exam.first) and exam.batched:
+            remedy += "; does it take one text, not a list (no --batched)?"
         what = f"{len(faults)} of {len(exam.first)} completions have no finite number ({_where(exam, faults)}): {said}"
         yield Finding("FAIL", "values", what, remedy)
     elif len(_failures(exam)) < len(exam.first):
@@ -119,7 +128,9 @@ def _exceptions(exam: Examination) -> Iterator[Finding]:
     for key, said in faults.items():
         by_type.setdefault(said.partition(":")[0], {})[key] = said
     remedy = "a policy writes such texts: give them a score; where the reward raises there is none, and too many stop a run"
-    if len(faults) == len(exam.first) and not exam.batched:
+    if len(faults) == len(exam.first) and exam.spec.source in SERVED:
+        remedy = "no call has an answer of use: start the server (or correct its address) and ask again"
+    elif len(faults) == len(exam.first) and not exam.batched:
         remedy = "every call raises: does it take a list of texts (--batched), or rows like yours (--cases)?"
     elif len(faults) == len(exam.first):
         remedy = "every call raises: it is given a list of texts and the row; does it need rows like yours (--cases)?"
@@ -233,7 +244,7 @@ def same_values(one: Components | Failure, other: Components | Failure) -> bool:
 def _shown(components: Components | Failure) -> str:
     if isinstance(components, Failure):
         return "no value"
-    return one_line(", ".join(f"{name} {value:g}" for name, value in sorted(components.items())) or "nothing", 80)
+    return one_line(", ".join(f"{name} {value:zg}" for name, value in sorted(components.items())) or "nothing", 80)
 
 
 def _numbers(exam: Examination) -> Mapping[str, list[float]]:
@@ -247,10 +258,10 @@ def _numbers(exam: Examination) -> Mapping[str, list[float]]:
 def _range(exam: Examination) -> Iterator[Finding]:
     for name, values in sorted(_numbers(exam).items()):
         least, most = min(values), max(values)
-        seen = f"{name} is in [{least:g}, {most:g}]"
+        seen = f"{name} is in [{least:zg}, {most:zg}]"
         if least == most:
             remedy = "a group whose rewards are equal teaches nothing"
-            yield Finding("NOTE", "range", f"{name} is {least:g} for everything", remedy)
+            yield Finding("NOTE", "range", f"{name} is {least:zg} for everything", remedy)
         elif least < USUAL_RANGE[0] or most > USUAL_RANGE[1]:
             remedy = "the built-in rewards are in [-1, 1]: scale it, or lower its weight, unless it is to outweigh them"
             yield Finding("NOTE", "range", seen, remedy)
@@ -260,27 +271,22 @@ def _range(exam: Examination) -> Iterator[Finding]:
 
 def _order_of_answers(exam: Examination) -> Iterator[Finding]:
     """Whether right answers are worth more than wrong ones, by the rows to which the reward applies."""
-    compared, higher = [], []
+    higher, equal, lower = [], [], []
     for place, row in enumerate(exam.rows):
         right, wrong = exam.first.get((place, RIGHT)), exam.first.get((place, WRONG))
         if right and wrong and not isinstance(right, Failure) and not isinstance(wrong, Failure):
-            compared.append(row.id)
-            if worth(right, exam.spec) > worth(wrong, exam.spec):
-                higher.append(row.id)
-    if not compared:
-        return
-    if len(higher) == len(compared):
-        what = f"the right completion is worth more than the wrong one on all {len(compared)} rows"
+            more = worth(right, exam.spec) - worth(wrong, exam.spec)
+            (higher if more > 0 else lower if more < 0 else equal).append(row.id)
+    compared = len(higher) + len(equal) + len(lower)
+    if higher and len(higher) == compared:
+        what = f"the right completion is worth more than the wrong one on all {compared} rows"
         yield Finding("PASS", "right or wrong", what)
-        return
-    missed = [row for row in compared if row not in higher]
-    yield Finding(
-        "NOTE",
-        "right or wrong",
-        f"on {len(missed)} of {len(compared)} rows the right completion is worth no more than the wrong one: "
-        f"{_some(missed)}",
-        "fine for a reward that does not judge the answer (length, style); otherwise look at how it reads the answer",
-    )
+    elif compared:
+        found = [f"worth less on {len(lower)} of {compared} rows (is its sign turned?): {_some(lower)}"] if lower else []
+        found += [f"equal on {len(equal)} of {compared} rows: {_some(equal)}"] if equal else []
+        remedy = "fine for a reward that does not judge the answer (length, style); otherwise see how it reads it"
+        remedy += ", and at the signs of its values and its weight" if lower else ""
+        yield Finding("NOTE", "right or wrong", f"the right completion against the wrong one: {'; '.join(found)}", remedy)
 
 
 def _applies(exam: Examination) -> Iterator[Finding]:

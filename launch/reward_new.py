@@ -16,10 +16,7 @@ from rewards.settings import RewardSpec
 
 _REWARD = '''"""A reward of one's own: `NAME`. How such functions work: docs/rewards.md.
 
-    ladder reward check FILE:NAME             does it keep the contract?
-    python -m pytest TEST             does it do what it should?
-    reward: {custom: [FILE:NAME]}             in a configuration; with weight and params:
-    reward: {custom: [{source: FILE:NAME, weight: 0.5, params: {wrong: -0.2}}]}
+USES
 """
 
 from __future__ import annotations
@@ -45,8 +42,16 @@ def NAME(completion_text: str, example: RewardRow, *, wrong: float = 0.0) -> flo
     return 1.0 if answer == example.answer else wrong
 '''
 
+_USES = (
+    ("ladder reward check FILE:NAME", "does it keep the contract?"),
+    ("python -m pytest TEST", "does it do what it should?"),
+    ("reward: {custom: [FILE:NAME]}", "in a configuration; with weight and params:"),
+    ("reward: {custom: [{source: FILE:NAME, weight: 0.5, params: {wrong: -0.2}}]}", ""),
+)
+
 _TEST = '''"""What the reward of FILE is worth; `ladder reward check` tries what holds for every reward."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -55,10 +60,19 @@ from rewards.loading import load_reward
 from rewards.rows import RewardRow
 from rewards.settings import RewardSpec
 
-REWARD = load_reward(RewardSpec(f"{Path(__file__).with_name('FILE')}:NAME"))
+# params as in the configuration; batched=True for a reward that takes the texts of a group at once
+REWARD = load_reward(RewardSpec(f"{Path(__file__).with_name('FILE')}:NAME", params={}, batched=False))
 DISTANCE = RewardRow("row/1", "How far is the chair from the lamp (in meters)?", "absolute distance", None, "2.4")
 CHAIR = ("chair", (4.0, 4.0, 40.0, 40.0))
 BOXES = RewardRow("row/2", "Where is the chair?", "object localization", None, None, (CHAIR,), (84, 56))
+
+
+def components(text, row):
+    """What the reward, plain or async, reports for one text; {} where it does not apply."""
+    result = REWARD.call([text] if REWARD.batched else text, row)
+    if REWARD.is_async:
+        result = asyncio.run(result)
+    return REWARD.group_components(result, 1)[0] if REWARD.batched else REWARD.components(result)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +85,11 @@ BOXES = RewardRow("row/2", "Where is the chair?", "object localization", None, N
     ],
 )
 def test_a_completion_has_the_value_it_should(text, expected):
-    assert REWARD.components(REWARD.call(text, DISTANCE)) == {"NAME": expected}
+    assert components(text, DISTANCE) == {"NAME": expected}
 
 
 def test_it_does_not_apply_to_rows_that_ask_for_boxes():
-    assert REWARD.components(REWARD.call("<answer>[]</answer>", BOXES)) == {}
+    assert components("<answer>[]</answer>", BOXES) == {}
 '''
 
 
@@ -83,10 +97,14 @@ def starter_files(path: Path, name: str) -> dict[Path, str]:
     """The two files and their texts. Pure."""
     test = path.with_name(f"test_{path.name}")
     replaced = {"FILE": path.name, "TEST": test.name, "NAME": name}
-    return {
-        file: re.sub("|".join(replaced), lambda word: replaced[word[0]], text)
-        for file, text in ((path, _REWARD), (test, _TEST))
-    }
+
+    def filled(text: str) -> str:
+        return re.sub("|".join(replaced), lambda word: replaced[word[0]], text)
+
+    uses = [(filled(use), meaning) for use, meaning in _USES]
+    width = max(len(use) for use, meaning in uses if meaning)
+    replaced["USES"] = "\n".join(f"    {use:{width}}  {meaning}".rstrip() for use, meaning in uses)
+    return {path: filled(_REWARD), test: filled(_TEST)}
 
 
 def write_starter(path: Path, name: str | None = None) -> list[Path]:

@@ -53,13 +53,14 @@ class Replay:
     """`scores`: (weighted score, recorded total, beginning of the text) per completion to which the reward applies.
 
     `spreads`: largest less smallest score of each group with two scores or more. `unscored`: completions that a run does
-    not score. `outside`: groups to which the reward does not apply.
+    not score. `outside`: groups to which the reward does not apply. `empty`: groups with no completion to score.
     """
 
     groups: int = 0
     asked: int = 0
     unscored: int = 0
     outside: int = 0
+    empty: int = 0
     failed: int = 0
     first_failure: str = ""
     stopped: bool = False
@@ -143,6 +144,9 @@ def replay(process: RewardProcess, spec: RewardSpec, groups: Iterator[Recorded],
         seen.groups += 1
         seen.asked += len(group.completions)
         seen.unscored += group.unscored
+        if not group.completions:
+            seen.empty += 1
+            continue
         seen.lacking |= group.lacking
         results = alike(process.custom(0, group.row, [text for text, _ in group.completions]), group.row, spec)
         late += sum(isinstance(result, Failure) and result.outcome == "timeout" for result in results)
@@ -164,21 +168,24 @@ def replay(process: RewardProcess, spec: RewardSpec, groups: Iterator[Recorded],
 
 def replay_report(seen: Replay, path: Path) -> str:
     """The numbers of a replay, for a reader."""
-    lines = [f"replay of {path}: {seen.groups} groups, {seen.asked} completions asked"]
+    lines = [f"replay of {path}: {_groups(seen.groups)}, {seen.asked} completions asked"]
     lines[0] += f", {seen.unscored} cut off or aborted and not scored" if seen.unscored else ""
-    lines[0] += f", {seen.outside} groups to which it does not apply" if seen.outside else ""
+    lines[0] += f", {_groups(seen.outside)} to which it does not apply" if seen.outside else ""
+    lines[0] += f", {_groups(seen.empty)} with no completion to score" if seen.empty else ""
     lines.append(f"      failed   {_share(seen.failed, seen.asked)}")
     values = [score for score, _, _ in seen.scores]
     if values:
         correlation = seen.correlation()
         shown = "none: one of them does not vary" if correlation is None else f"{correlation:+.3f}"
-        spread = f"{_share(seen.without_spread, len(seen.spreads))}; by this reward alone they teach nothing"
-        lines.append(f"      score    mean {statistics.fmean(values):.4f}  min {min(values):.4f}  max {max(values):.4f}")
+        mean, least, most = statistics.fmean(values), min(values), max(values)
+        lines.append(f"      score    mean {mean:z.4f}  min {least:z.4f}  max {most:z.4f}")
         lines.append(f"      correlation with the recorded total: {shown}")
-        lines.append(f"      groups without spread: {spread}")
+        if seen.spreads:
+            meaning = "; by this reward alone they teach nothing" if seen.without_spread else ""
+            lines.append(f"      groups without spread: {_share(seen.without_spread, len(seen.spreads))}{meaning}")
         for name, pick in (("highest", heapq.nlargest), ("lowest", heapq.nsmallest)):
             for score, _, text in pick(EXTREMES, seen.scores, key=lambda item: item[0]):
-                lines.append(f"      {name:8} {score:10.4f}  {text}")
+                lines.append(f"      {name:8} {score:z10.4f}  {text}")
     return "\n".join(lines)
 
 
@@ -188,9 +195,10 @@ def replay_findings(seen: Replay) -> Iterator[Finding]:
         what = f"{seen.failed} completions of the run have no score; the first: {seen.first_failure}"
         yield Finding("FAIL", "traces", what, "a policy has written them: give them a score")
     elif seen.asked:
-        yield Finding("PASS", "traces", f"a score for every completion of {seen.groups - seen.outside} groups")
+        judged = _groups(seen.groups - seen.outside - seen.empty)
+        yield Finding("PASS", "traces", f"a score for every completion of {judged}")
     if seen.stopped:
-        what = f"stopped after {MOST_TIMEOUTS} timeouts: {seen.groups} groups were asked"
+        what = f"stopped after {MOST_TIMEOUTS} timeouts: {_groups(seen.groups - seen.empty)} asked"
         yield Finding("NOTE", "traces", what, "mend those first")
     if seen.lacking:
         what = f"they do not hold {', '.join(sorted(seen.lacking))} of every row"
@@ -198,6 +206,10 @@ def replay_findings(seen: Replay) -> Iterator[Finding]:
         yield Finding("NOTE", "traces", what, remedy)
     if not seen.asked:
         yield Finding("NOTE", "traces", "no completion was scored in this run", "give the traces of another run")
+
+
+def _groups(count: int) -> str:
+    return f"{count} group" if count == 1 else f"{count} groups"
 
 
 def _share(part: int, whole: int) -> str:

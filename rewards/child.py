@@ -28,13 +28,11 @@ from typing import Any
 
 from rewards.compose import built_in
 from rewards.contract import CustomReward
-from rewards.errors import RewardContractError
+from rewards.errors import REASON_LIMIT, RewardContractError, reason_of
 from rewards.loading import load_rewards
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings, RewardSpec
 
-#: Longest reason that travels back: a reward may raise with a whole document in its message.
-_REASON_LIMIT = 2000
 #: `Request.reward` of the built-in rewards.
 BUILT_IN = -1
 
@@ -96,14 +94,14 @@ class Server:
         try:
             own = built_in(text, row, self._hello.settings)
         except ValueError as error:  # a row that cannot be scored
-            return _error(error)
+            return {"error": reason_of(error)}
         return {"value": [own.components, own.counted, own.others_count]}
 
     def _one(self, reward: CustomReward, text: str, row: RewardRow) -> dict[str, Any]:
         try:
             return {"value": reward.components(reward.call(text, row))}
         except Exception as error:  # the user's code: it may raise anything
-            return _error(error)
+            return {"error": reason_of(error, reward.files)}
 
     def _batched(self, reward: CustomReward, request: Request) -> None:
         texts = list(request.texts)
@@ -111,9 +109,12 @@ class Server:
             called = reward.call(texts, request.row)
             results = self._runner.run(_awaited(called)) if reward.is_async else called
             items = reward.group_components(results, len(texts))
-            answers = [_error(item) if isinstance(item, Exception) else {"value": item} for item in items]
+            answers = [
+                {"error": reason_of(item, reward.files)} if isinstance(item, Exception) else {"value": item}
+                for item in items
+            ]
         except (Exception, asyncio.CancelledError) as error:  # the user's code
-            answers = [_error(error)] * len(texts)
+            answers = [{"error": reason_of(error, reward.files)}] * len(texts)
         self._send([[index, answer] for index, answer in enumerate(answers)])
 
     async def _concurrent(self, reward: CustomReward, request: Request) -> None:
@@ -126,7 +127,7 @@ class Server:
                 result = await asyncio.wait_for(reward.call(text, request.row), limit)
                 answer = {"value": reward.components(result)}
             except (Exception, asyncio.CancelledError) as error:  # the user's code; nobody here cancels but the deadline
-                answer = _error(error)
+                answer = {"error": reason_of(error, reward.files)}
             # Whatever it came back with: a coroutine may catch what ends it and return a number.
             late = time.monotonic() - begun >= limit
             self._send([[index, {"timeout": limit} if late else answer]])
@@ -136,15 +137,6 @@ class Server:
 
 async def _awaited(called: Any) -> Any:
     return await called
-
-
-def _error(error: BaseException) -> dict[str, str]:
-    try:
-        said = str(error)
-    except Exception:  # the user's own __str__
-        said = "(its message does not print)"
-    hint = " (the limit is reward.memory_mib)" if isinstance(error, MemoryError) else ""
-    return {"error": f"{type(error).__name__}: {said}{hint}"[:_REASON_LIMIT]}
 
 
 def _first_to_go() -> None:
@@ -170,7 +162,7 @@ def main() -> None:
     try:
         rewards = load_rewards(hello.specs)
     except RewardContractError as error:
-        connection.send_bytes(json.dumps(["refused", str(error)[:_REASON_LIMIT]]).encode())
+        connection.send_bytes(json.dumps(["refused", str(error)[:REASON_LIMIT]]).encode())
         return
     one_by_one = [place for place, reward in enumerate(rewards) if not (reward.batched or reward.is_async)]
     connection.send_bytes(json.dumps(["ready", one_by_one, [reward.version for reward in rewards]]).encode())

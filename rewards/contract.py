@@ -7,8 +7,8 @@ Plain or async; `example` is a `rewards.rows.RewardRow`, `params` come from the 
 component per key, `name/key`. An empty dict says that the reward does not apply to the row, which must then be so for
 every completion of it.
 
-What holds: a value that is no number, not finite or out of all proportion never becomes a reward. What the function itself raises goes through to the
-caller, whose outcome is `error`; isolation and deadlines are the caller's too (`rewards.worker`).
+What holds: a value that is no number, not finite or out of all proportion never becomes a reward. What the function itself
+raises goes through to the caller, whose outcome is `error`; isolation and deadlines are the caller's too (`rewards.worker`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ RewardFunction = Callable[..., object]
 
 @dataclass(frozen=True)
 class CustomReward:
-    """A loaded reward; `name` is the component it reports (a dict reports `name/key`), `version` the hash of its source."""
+    """A loaded reward; `name` is the component it reports (a dict reports `name/key`), `version` the hash of its source.
+
+    `files`: those of its code, in which the place of what it raises is looked for.
+    """
 
     name: str
     function: RewardFunction
     params: Mapping[str, object] = field(default_factory=dict)
     batched: bool = False
     version: str = ""
+    files: frozenset[str] = frozenset()
 
     @property
     def is_async(self) -> bool:
@@ -50,6 +54,11 @@ class CustomReward:
 
     def components(self, result: object) -> dict[str, float]:
         """Components by name, all finite; RewardContractError when the function returned something else."""
+        if isinstance(result, (list, tuple)) and not self.batched:
+            raise RewardContractError(
+                f"reward {self.name!r} returned a {type(result).__name__}, {short(result)}: return a finite float or a dict "
+                "of them; one that takes the texts of a group at once needs `batched: true`"
+            )
         if not isinstance(result, Mapping):
             return {self.name: self._number(result, "")}
         if len(result) > MAX_COMPONENTS:
@@ -63,9 +72,13 @@ class CustomReward:
 
     def group_components(self, results: object, count: int) -> list[dict[str, float] | Exception]:
         """As `components`, for each of the `count` completions of a batched call; a fault of one is its own."""
-        if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != count:
-            got = f"{len(results)} values" if isinstance(results, Sequence) else f"a {type(results).__name__}"
-            raise RewardContractError(f"reward {self.name!r} returned {got} for {count} completions: one for each, in order")
+        several = isinstance(results, Sequence) and not isinstance(results, str)
+        if not several or len(results) != count:
+            got = f"{len(results)} values" if several else f"a {type(results).__name__}"
+            raise RewardContractError(
+                f"reward {self.name!r} returned {got} for {count} completions, so that the whole group loses its scores: "
+                "return one for each, in order"
+            )
         return [self._item(result) for result in results]
 
     def _item(self, result: object) -> dict[str, float] | Exception:

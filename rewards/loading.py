@@ -7,6 +7,7 @@ Everything here runs code of the user's: call it in a process that may be killed
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -18,13 +19,15 @@ from pathlib import Path
 from types import ModuleType
 
 from rewards.contract import CustomReward, RewardFunction, checked_function
-from rewards.errors import RewardContractError, RewardSettingsError
+from rewards.errors import RewardContractError, RewardSettingsError, reason_of
 from rewards.http_calls import RewardCallError
 from rewards.settings import RewardSettings, RewardSpec
 
 ENTRY_POINTS = "spatialladder.rewards"
 #: Rewards of the house that are declared like one's own, because they need params: all take a group at once.
 SERVED = {"http": ("rewards.http_reward", "http_reward"), "judge": ("rewards.judge", "judge_reward")}
+#: Of the reason why a file does not import: what is said before it must leave its end within the limit of a refusal.
+_REASON_LIMIT = 1000
 
 
 def load_rewards(specs: Sequence[RewardSpec]) -> list[CustomReward]:
@@ -38,6 +41,8 @@ def check_names(specs: Sequence[RewardSpec]) -> None:
     first = dict.fromkeys(RewardSettings().weights, "a built-in reward")
     for spec in specs:
         if not spec.component.isidentifier() or spec.component == "std":  # reward_std is another metric
+            if spec.component == spec.source and spec.source.endswith(".py"):
+                raise RewardContractError(_without_function(spec))
             raise RewardContractError(f"{_named(spec)}: {spec.component!r} is no name for a component: give it a `name`")
         if spec.component in first:
             raise RewardContractError(
@@ -53,11 +58,12 @@ def load_reward(spec: RewardSpec) -> CustomReward:
     and something that cannot be called as the contract says.
     """
     batched = spec.batched or spec.source in SERVED
-    found, source = _found(spec)
+    found, source, path = _found(spec)
     function = checked_function(found, _named(spec), spec.params)
     if spec.source in SERVED:
         _check_settings(function, spec)
-    return CustomReward(spec.component, function, spec.params, batched, hashlib.sha256(source).hexdigest())
+    files = frozenset() if spec.source in SERVED else frozenset((path, _file_of(function) or path))
+    return CustomReward(spec.component, function, spec.params, batched, hashlib.sha256(source).hexdigest(), files)
 
 
 def served_seconds(spec: RewardSpec) -> float:
@@ -81,14 +87,23 @@ def _named(spec: RewardSpec) -> str:
     return f"reward {spec.source!r}"
 
 
-def _found(spec: RewardSpec) -> tuple[object, bytes]:
-    """What the source names, and the file that holds it; what that file imports is not seen."""
+def _file_of(function: object) -> str:
+    """The file of the module that defines a function, or the class of a callable object; "" where there is none."""
+    name = getattr(function, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return str(getattr(module, "__file__", None) or "")
+
+
+def _found(spec: RewardSpec) -> tuple[object, bytes, str]:
+    """What the source names, the file that holds it, and that file's path; what that file imports is not seen."""
     if spec.source in SERVED:
-        return _served(spec), Path(str(sys.modules[SERVED[spec.source][0]].__file__)).read_bytes()
+        function = _served(spec)
+        return function, Path(_file_of(function)).read_bytes(), _file_of(function)
     if ":" not in spec.source and not spec.source.endswith(".py"):
         point = _entry_point(spec)
         try:
-            return point.load(), Path(str(sys.modules[point.module].__file__)).read_bytes()
+            found, path = point.load(), str(sys.modules[point.module].__file__)
+            return found, Path(path).read_bytes(), path
         except Exception as error:  # another package's code: it may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise RewardContractError(f"{_named(spec)}: the entry point {point.value} does not load: {reason}") from error
@@ -99,8 +114,9 @@ def _found(spec: RewardSpec) -> tuple[object, bytes]:
     if name not in members:
         found = inspect.getmembers(module, inspect.isfunction)
         functions = [key for key, function in found if function.__module__ == module.__name__]
-        raise RewardContractError(f"{_named(spec)}: no {name!r} in the file; its functions: {', '.join(functions) or 'none'}")
-    return members[name], source
+        known = ", ".join(functions) or "none"
+        raise RewardContractError(f"{_named(spec)}: no {name!r} in the file; its functions: {known}")
+    return members[name], source, str(path)
 
 
 def _served(spec: RewardSpec) -> RewardFunction:
@@ -115,14 +131,28 @@ def _entry_point(spec: RewardSpec) -> importlib.metadata.EntryPoint:
             return point
     known = ", ".join(sorted({point.name for point in points} | set(SERVED)))
     raise RewardContractError(
-        f"{_named(spec)}: write path/to/file.py:name, or the name of an entry point of the group {ENTRY_POINTS}; there is: {known}"
+        f"{_named(spec)}: write path/to/file.py:name, or the name of an entry point of the group {ENTRY_POINTS}; "
+        f"there is: {known}"
     )
+
+
+def _without_function(spec: RewardSpec) -> str:
+    """What is said of a file that is named alone; its functions are found without executing it."""
+    write = f"{_named(spec)}: write {spec.source}:FUNCTION"
+    try:
+        statements = ast.parse(Path(spec.source).read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # not there, or no Python
+        return write
+    functions = [one.name for one in statements if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return f"{write}; its functions: {', '.join(functions) or 'none'}"
 
 
 def _parts(spec: RewardSpec) -> tuple[Path, str]:
     """The file of a source, which exists, and the name in it. RewardContractError otherwise."""
     path, separator, name = spec.source.rpartition(":")
-    if not separator or not path.endswith(".py") or not name.isidentifier():
+    if not separator:
+        raise RewardContractError(_without_function(spec))
+    if not path.endswith(".py") or not name.isidentifier():
         raise RewardContractError(f"{_named(spec)}: write path/to/file.py:name")
     if not Path(path).is_file():
         raise RewardContractError(f"{_named(spec)}: there is no file {Path(path).resolve()}")
@@ -145,6 +175,6 @@ def _execute(path: Path, source: bytes, spec: RewardSpec) -> ModuleType:
         exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:  # the user's code: it may raise anything
         del sys.modules[module_name]
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_of(error, (str(path),), _REASON_LIMIT)
         raise RewardContractError(f"{_named(spec)}: the file does not import: {reason}") from error
     return module

@@ -13,23 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.record import trace
-from actors.reward import reward_row
-from actors.types import Completion, Generation, Group
 from configs.load import load_config
-from data.types import Box, Example, Prompt
 from launch import reward_exam
 from launch.cli import main
 from launch.reward_cases import judged, read_cases
 from launch.reward_check import inquiry
 from launch.reward_exam import examine
-from launch.reward_findings import RewardRefused, findings_of
-from launch.reward_replay import read_traces, recorded, replay, replay_findings, replay_report, trace_file
+from launch.reward_findings import RewardRefused, findings_of, why
 from launch.reward_texts import RIGHT, WRONG, example_rows, texts_of
+from reward_stand_ins import InProcess, example, group, line
 from rewards.compose import BuiltIn, built_in
-from rewards.contract import CustomReward
 from rewards.loading import load_reward
-from rewards.outcome import Score
 from rewards.settings import RewardSettings, RewardSpec
 from rewards.worker import Failure, Limits, RewardProcess
 
@@ -76,39 +70,6 @@ def test_the_fault_of_a_broken_reward_is_named(broken, capsys, name, parts):
     assert told.count("FAIL") == 1 and told.endswith("1 fault found\n")
 
 
-class InProcess:
-    """Stands for a RewardProcess: the same values and failures, from a function of this process."""
-
-    pid = None
-
-    def helpers(self) -> int:
-        return 0
-
-    def __init__(self, function, batched: bool = False) -> None:
-        self._reward = CustomReward("mine", function, {}, batched)
-
-    def custom(self, place, row, texts):
-        def failure(error):
-            return Failure("error", f"row {row.id}: reward 'mine': {type(error).__name__}: {error}")
-
-        try:
-            if self._reward.batched:
-                items = self._reward.group_components(self._reward.call(list(texts), row), len(texts))
-                return [failure(item) if isinstance(item, Exception) else item for item in items]
-        except Exception as error:
-            return [failure(error)] * len(texts)
-        results = []
-        for text in texts:
-            try:
-                results.append(self._reward.components(self._reward.call(text, row)))
-            except Exception as error:
-                results.append(failure(error))
-        return results
-
-    def close(self):
-        pass
-
-
 def examined(monkeypatch, function, batched=False, process=InProcess):
     """Findings by clause (the last of each)."""
     monkeypatch.setattr(reward_exam, "started", lambda spec, limits: closing(process(function, batched)))
@@ -134,7 +95,12 @@ def test_a_number_that_is_not_finite_is_a_fault_of_its_text(monkeypatch):
 def test_what_is_no_number_at_all_is_a_fault(monkeypatch):
     found = examined(monkeypatch, lambda text, row: "0.5")
     assert found["values"].status == "FAIL" and "reward 'mine' returned '0.5'" in found["values"].what
-    assert "168 of 168" in found["values"].what and "a list of texts (--batched)?" in found["values"].remedy
+    assert "168 of 168" in found["values"].what and "batched" not in found["values"].remedy
+    found = examined(monkeypatch, lambda text, row: [0.0 for _ in text])
+    assert found["values"].what.startswith("168 of 168 completions have no finite number")
+    assert "reward 'mine' returned a list, [0.0, " in found["values"].what
+    assert found["values"].what.endswith("one that takes the texts of a group at once needs `batched: true`")
+    assert found["values"].remedy.endswith("use --batched (in a run: `batched: true`)")
     found = examined(monkeypatch, lambda text, row: row.metadata["depth"])
     assert "or rows like yours (--cases)?" in found["exceptions"].remedy and found["values"].status == "NOTE"
     assert found["repeatable"].what.endswith("no completion has a value")
@@ -171,6 +137,55 @@ def test_a_batched_reward_may_look_at_its_group_but_not_at_places_in_it(monkeypa
     assert found["values"].what == "finite numbers for 160 completions" and found["order"].status == "PASS"
     found = examined(monkeypatch, lambda text, row: 1.0, batched=True)
     assert found["values"].status == "FAIL" and "does it take one text" in found["values"].remedy
+
+
+def test_a_group_with_a_value_too_few_is_told_as_the_run_would_lose_it(monkeypatch):
+    found = examined(monkeypatch, lambda texts, row: [float(len(text)) for text in texts if text], batched=True)
+    assert found["values"].what == (
+        "8 of 168 completions have no finite number ('empty' on 8 of 8 rows): reward 'mine' returned 20 values for 21 "
+        "completions, so that the whole group loses its scores: return one for each, in order"
+    )
+    assert "an exception object in the list stands in for a text without a score" in found["values"].remedy
+    found = examined(monkeypatch, lambda texts, row: [1.0 for _ in texts[1:]], batched=True)
+    assert "168 of 168" in found["values"].what and "20 values for 21 completions" in found["values"].what
+
+
+def test_a_turned_sign_is_told_from_a_reward_that_does_not_judge(monkeypatch):
+    found = examined(monkeypatch, lambda text, row: 0.5)["right or wrong"]
+    assert found.status == "NOTE" and found.what.endswith(
+        "the wrong one: equal on 8 of 8 rows: built-in/object size, built-in/absolute distance, built-in/object count and 5 "
+        "more"
+    )
+    assert "sign" not in found.remedy
+
+    def turned(text, row):
+        return -float(text == texts_of(row)[RIGHT]) if row.options else 0.0
+
+    found = examined(monkeypatch, turned)
+    assert found["right or wrong"].what == (
+        "the right completion against the wrong one: worth less on 3 of 8 rows (is its sign turned?): built-in/relative "
+        "distance, built-in/relative direction, built-in/appearance order; equal on 5 of 8 rows: built-in/object size, "
+        "built-in/absolute distance, built-in/object count and 2 more"
+    )
+    assert "signs of its values and its weight" in found["right or wrong"].remedy
+    assert found["range"].what == "mine is in [-1, 0]"
+    assert examined(monkeypatch, lambda text, row: -0.0)["range"].what == "mine is 0 for everything"
+
+
+def test_a_reason_keeps_its_beginning_and_its_end():
+    spec, said = RewardSpec("mine.py:mine"), "ValueError: " + "x" * 400 + " (mine.py:5, in helper)"
+    shown = why(Failure("error", f"row r: reward 'mine': {said}"), spec)
+    assert len(shown) == 300 and shown == f"{said[:159]}…{said[-140:]}"
+
+
+def test_a_server_that_is_down_is_to_be_started(capsys):
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/score"
+    assert main(["reward", "check", "http", "--param", f'url="{url}"', "--param", "retries=0", "--timeout", "20"]) == 1
+    told = capsys.readouterr().out
+    assert f"RewardCallError: POST {url}: no answer, 'ConnectionRefusedError: " in told
+    assert "is the server up, and fast enough for 10 s? (attempts: 1)\n" in told
+    assert "      -> no call has an answer of use: start the server (or correct its address) and ask again\n" in told
 
 
 def test_processes_that_gather_are_a_fault_and_helpers_a_note(monkeypatch):
@@ -258,23 +273,6 @@ def test_the_documented_reward_is_worth_what_it_says(near, true, given, expected
     assert reward.components(reward.call(text, replace(distance, question_type="object count"))) == {}
 
 
-def group(step_row: Example, truncated: int, *completions: tuple[str, float]) -> Group:
-    ended = {text: Completion((1, 2), (-0.5, -0.5), text, "stop") for text, _ in completions}
-    made = [(ended[text], Score("ok", {"answer": total}, total)) for text, total in completions]
-    made += [(Completion((1,), (-0.5,), "<think>and so", "length"), Score("truncated"))] * truncated
-    generation = Generation("r", (1,), tuple(completion for completion, _ in made), 0, "w0", 0.1)
-    return Group(Prompt(step_row, "think", ()), generation, tuple(score for _, score in made))
-
-
-def line(own: Group, row=None) -> str:
-    none = [0.0] * len(own.scores)
-    return json.dumps(trace(0, own, none, none, row)) + "\n"
-
-
-def example(question_type: str, answer: str | None, **more) -> Example:
-    return Example("train/spatial/1", 1, "single_image", "How far?", question_type, ("/a.png",), answer=answer, **more)
-
-
 def test_the_documented_session_is_what_happens_and_a_replay_has_exact_numbers(near, tmp_path, capsys):
     texts = {value: f"<think>so</think><answer>{value}</answer>" for value in ("2.4", "3.12", "3.6", "4.4", "4", "7")}
     groups = [
@@ -295,7 +293,7 @@ def test_the_documented_session_is_what_happens_and_a_replay_has_exact_numbers(n
     correlation = np.corrcoef([1.0, 0.5, 0.0, 1.0, 1.0], [2.0, 1.5, 0.5, 1.9, 2.0])[0, 1]
     for part in (
         "run/grpo/traces/groups.jsonl: 3 groups, 6 completions asked, 1 cut off or aborted and not scored, "
-        "1 groups to which it does not apply",
+        "1 group to which it does not apply",
         "failed   0 of 6 (0.0%)",
         "mean 0.7000  min 0.0000  max 1.0000",
         f"recorded total: {correlation:+.3f}",
@@ -305,47 +303,6 @@ def test_the_documented_session_is_what_happens_and_a_replay_has_exact_numbers(n
     ):
         assert part in told, told
     assert told.count("highest ") == told.count("lowest ") == 3
-
-
-def test_a_replay_names_failures_and_what_traces_do_not_hold(tmp_path):
-    file = tmp_path / "groups.jsonl"
-    old = json.loads(line(group(example("object count", "3"), 0, ("x" * 200, 1.0), ("bad", 1.0), ("x", 0.0))))
-    for key in ("question", "options", "metadata", "target_boxes", "processed_size"):
-        del old[key]
-    both = group(example("object count", "3"), 0, ("xx", 1.0), ("split", 1.0))
-    file.write_text(json.dumps(old) + "\n" + line(both))
-
-    def lengths(text, row):
-        if text == "bad":
-            raise ValueError("bad text")
-        return {"a": 1.0} if text == "split" else len(text) / 10
-
-    spec = RewardSpec("mine.py:mine", weight=-0.5)
-    seen = replay(InProcess(lengths), spec, read_traces(file), pytest.fail)
-    assert (seen.groups, seen.asked, seen.failed, seen.without_spread) == (2, 5, 3, 0)
-    assert [score for score, _, _ in seen.scores] == [-10.0, -0.05] and seen.correlation() == pytest.approx(-1.0)
-    failed, lacking = replay_findings(seen)
-    assert (failed.status, lacking.status) == ("FAIL", "NOTE") and "ValueError: bad text" in failed.what
-    assert "do not hold metadata, options, processed_size, question of" in lacking.what
-    lowest = next(row for row in replay_report(seen, file).splitlines() if "lowest" in row)
-    assert lowest.endswith("  " + "x" * 79 + "…")
-    file.write_text(line(both) + '{"step": 1, "row"')
-    with pytest.raises(RewardRefused, match=r"groups.jsonl:2: not a group"):
-        list(read_traces(file))
-    with pytest.raises(RewardRefused, match="no traces there; name a run folder"):
-        trace_file(str(tmp_path / "nowhere"))
-
-
-def test_a_trace_with_the_row_gives_it_back_as_rewards_saw_it():
-    boxes = (Box("chair", (10.0, 20.0, 50.0, 80.5)),)
-    located = example("object localization", None, boxes=boxes, metadata={"scene": "s1", "depth": [1, 2]})
-    chosen = example("relative distance", "B", options=("A. chair", "B. lamp"))
-    for own in (located, chosen):
-        row = reward_row(Prompt(own, "think", ()), (100, 160), (56, 84))
-        back = recorded(json.loads(line(group(own, 0, ("x", 1.0)), row)))
-        assert back.row == row and not back.lacking and back.completions == (("x", 1.0),)
-    alone = recorded(json.loads(line(group(located, 0, ("x", 1.0)))))
-    assert alone.lacking == {"processed_size", "target_boxes"} and alone.row.target_boxes == () and alone.row.answer is None
 
 
 def test_cases_with_a_wrong_expectation_and_a_reward_that_needs_metadata(tmp_path, capsys):
@@ -362,7 +319,7 @@ def test_cases_with_a_wrong_expectation_and_a_reward_that_needs_metadata(tmp_pat
         "FAIL  exceptions     21 of 42 calls raise",
         "PASS  case line 1    0.4\nFAIL  case line 2    expected 0.5, got 0.4\n",
         "PASS  case line 3    0.4\nFAIL  case line 4    expected score 0.4, got 0.4\n",
-        "PASS  case line 5    0.4\nFAIL  case line 6    no value: KeyError: 'depth'\n",
+        "PASS  case line 5    0.4\nFAIL  case line 6    no value: KeyError: 'depth' (deep.py:2, in deep)\n",
     ):
         assert part in told, told
     assert told.endswith("4 faults found\n")
@@ -433,6 +390,8 @@ def test_a_configuration_says_how_the_reward_is_called(tmp_path, monkeypatch):
     "arguments, part",
     [
         (["absent.py:f"], "there is no file"),
+        (["absent.py"], "write absent.py:FUNCTION\n"),
+        (["broken.py"], "write broken.py:FUNCTION; its functions: chance, first_word, hang, hashed\n"),
         (["broken.py:absent"], "no 'absent' in the file; its functions: chance"),
         (["unknown"], "the name of an entry point"),
         (["broken.py:chance", "--param", "scale"], "must be written NAME=JSON"),

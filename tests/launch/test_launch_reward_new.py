@@ -1,6 +1,7 @@
 """`ladder reward new`: what it writes passes its own test and the check; what is there stays."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import main
+from launch.reward_new import starter_files
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,34 @@ def test_a_starter_passes_its_test_and_the_check(tmp_path, monkeypatch, capsys):
     assert main(["reward", "check", "mine.py:letters", "--param", "wrong=-0.2", "--timeout", "30"]) == 0
     told = capsys.readouterr().out
     assert "letters is in [-0.2, 1]" in told and "FAIL" not in told and "NOTE" not in told
+
+
+@pytest.mark.parametrize("form", ["async", "batched", "async batched"])
+def test_the_written_test_takes_the_reward_in_every_form(tmp_path, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reward", "new", "mine.py"]) == 0
+    reward, test = Path("mine.py"), Path("test_mine.py")
+    assert "params={}" in test.read_text()
+    if "batched" in form:
+        own = "\n\ndef mine(texts, example, **params):\n    return [one(text, example, **params) for text in texts]\n"
+        reward.write_text(reward.read_text().replace("def mine", "def one") + own)
+        test.write_text(test.read_text().replace("batched=False", "batched=True"))
+    if "async" in form:
+        reward.write_text(reward.read_text().replace("def mine", "async def mine"))
+    module = runpy.run_path("test_mine.py")
+    module["test_a_completion_has_the_value_it_should"]("<answer>2.4</answer>", 1.0)
+    module["test_a_completion_has_the_value_it_should"]("2.4", 0.0)
+    module["test_it_does_not_apply_to_rows_that_ask_for_boxes"]()
+
+
+def test_the_head_of_the_file_is_a_table(tmp_path):
+    path = tmp_path / "a_long_name_of_a_file.py"
+    assert starter_files(path, "mine")[path].splitlines()[2:6] == [
+        "    ladder reward check a_long_name_of_a_file.py:mine  does it keep the contract?",
+        "    python -m pytest test_a_long_name_of_a_file.py     does it do what it should?",
+        "    reward: {custom: [a_long_name_of_a_file.py:mine]}  in a configuration; with weight and params:",
+        "    reward: {custom: [{source: a_long_name_of_a_file.py:mine, weight: 0.5, params: {wrong: -0.2}}]}",
+    ]
 
 
 def test_the_function_has_the_name_of_the_file(tmp_path):

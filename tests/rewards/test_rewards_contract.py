@@ -24,6 +24,16 @@ def test_what_is_no_finite_number_never_becomes_a_reward(value):
         mine().components(value)
 
 
+@pytest.mark.parametrize("value, named", [([1.0], "a list, [1.0]"), ((), "a tuple, ()")])
+def test_a_list_for_one_text_is_said_to_need_batched(value, named):
+    with pytest.raises(RewardContractError) as told:
+        mine().components(value)
+    assert f"returned {named}: " in str(told.value) and str(told.value).endswith("needs `batched: true`")
+    with pytest.raises(RewardContractError) as told:
+        mine(batched=True).components(value)
+    assert "needs `batched" not in str(told.value)
+
+
 def test_components_have_names_and_are_few():
     with pytest.raises(RewardContractError, match="key 3: name components by printable strings"):
         mine().components({3: 1.0})
@@ -49,9 +59,12 @@ def test_a_group_gets_one_result_for_each_completion_and_a_fault_is_its_own():
     assert (first, second, fourth) == ({"mine": 1.0}, problem, {"mine/a": 2.0}) and isinstance(third, RewardContractError)
 
 
-@pytest.mark.parametrize("results, got", [([1.0], "1 values for 2"), ("ab", "a str|2 values"), (None, "a NoneType"), (0.5, "a float")])
+LOST = "for 2 completions, so that the whole group loses its scores: return one for each, in order"
+
+
+@pytest.mark.parametrize("results, got", [([1.0], "1 values"), ("ab", "a str"), (None, "a NoneType"), (0.5, "a float")])
 def test_a_group_of_another_size_is_refused(results, got):
-    with pytest.raises(RewardContractError, match=got):
+    with pytest.raises(RewardContractError, match=f"returned {got} {LOST}"):
         mine().group_components(results, 2)
 
 

@@ -55,7 +55,7 @@ def test_a_reward_is_loaded_with_its_params_and_called(file):
 @pytest.mark.parametrize(
     "suffix, message",
     [
-        ("", "write path/to/file.py:name"),
+        ("", "rewards.py:FUNCTION; its functions: brevity, parts, one_argument, format$"),
         (":not a name", "write path/to/file.py:name"),
         (":missing", "no 'missing' in the file; its functions: brevity, format, one_argument, parts"),
         (":NUMBER", "it is a int, not a function"),
@@ -78,6 +78,35 @@ def test_a_file_that_does_not_import_is_said_and_leaves_nothing_behind(tmp_path)
     with pytest.raises(RewardContractError, match="does not import: ModuleNotFoundError.*surely_no_such_package"):
         load_reward(RewardSpec(f"{path}:reward"))
     assert not any("broken_reward" in name for name in sys.modules)
+
+
+def test_a_file_that_is_named_alone_is_not_executed_to_list_its_functions(tmp_path):
+    path = tmp_path / "near.py"
+    refused = pytest.raises(RewardContractError)
+    path.write_text("raise SystemExit\n\nasync def near(text, example):\n    return 1.0\n")
+    with refused as told:
+        check_names([RewardSpec(str(path))])
+    assert str(told.value) == f"reward '{path}': write {path}:FUNCTION; its functions: near"
+    path.write_text("def near(:\n")
+    with refused as told:
+        check_names([RewardSpec(str(path))])
+    assert str(told.value) == f"reward '{path}': write {path}:FUNCTION"
+
+
+def test_the_place_in_a_file_that_does_not_import_is_said_however_long_the_reason(tmp_path):
+    path = tmp_path / "broken_reward.py"
+    path.write_text("import json\n\ndef table():\n    raise ValueError('x\\n' * 9000)\n\nTABLE = table()\n")
+    with pytest.raises(RewardContractError) as told:
+        load_reward(RewardSpec(f"{path}:reward"))
+    reason = str(told.value).partition("does not import: ")[2]
+    assert len(reason) == 1000 and reason.startswith("ValueError: x x x")
+    assert reason.endswith("x (broken_reward.py:4, in table)")
+    path.write_text("import json\njson.loads('{')\n")
+    with pytest.raises(RewardContractError, match=r"JSONDecodeError: .* \(broken_reward.py:2\)$"):
+        load_reward(RewardSpec(f"{path}:reward"))
+    path.write_text("def reward(:\n")
+    with pytest.raises(RewardContractError, match=r"SyntaxError: invalid syntax \(broken_reward.py, line 1\)$"):
+        load_reward(RewardSpec(f"{path}:reward"))
 
 
 def test_two_components_of_one_name_are_refused_and_another_name_helps(file):

@@ -392,6 +392,61 @@ def test_a_reward_that_cannot_be_loaded_is_refused_at_the_start(tmp_path, conten
         RewardProcess(RewardSettings(), [RewardSpec(f"{tmp_path}/bad.py:hostile")], Limits(memory_mib=2048))
 
 
+MOSTLY = """
+import json
+
+def helper(text):
+    assert text != "long", "x" * 9000
+    return json.loads(text)
+
+def mostly(text, example):
+    return helper(text)
+
+async def later(text, example):
+    return helper(text)
+
+def group(texts, example):
+    items = []
+    for text in texts:
+        try:
+            items.append(helper(text))
+        except AssertionError as error:
+            items.append(error)
+    return items
+
+class Judge:
+    def __call__(self, text, example):
+        return helper(text)
+
+judge_it = Judge()
+
+def infinite(text, example):
+    return float("inf")
+"""
+
+
+@pytest.mark.parametrize(
+    "name, text, end",
+    [
+        ("mostly", "", "char 0) (mostly.py:6, in helper)"),
+        ("mostly", "long", "xxx (mostly.py:5, in helper)"),
+        ("later", "", "char 0) (mostly.py:6, in helper)"),
+        ("group", "", "char 0) (mostly.py:6, in helper)"),
+        ("group", "long", "xxx (mostly.py:5, in helper)"),
+        ("judge_it", "", "char 0) (mostly.py:6, in helper)"),
+        ("infinite", "", "none beyond 1e+06 either way"),  # nothing was raised in the file
+    ],
+)
+def test_what_a_reward_raises_has_its_deepest_place_in_the_file(tmp_path, name, text, end):
+    (tmp_path / "mostly.py").write_text(MOSTLY)
+    spec = RewardSpec(f"{tmp_path}/mostly.py:{name}", batched=name == "group")
+    process = RewardProcess(RewardSettings(), [spec], Limits())
+    (failure,) = process.custom(0, ROW, [text])
+    process.close()
+    assert failure.detail.endswith(end) and "\n" not in failure.detail, failure.detail
+    assert len(failure.detail) == len(f"row train/1: reward '{name}': ") + 2000 or text != "long"
+
+
 def test_what_was_executed_is_what_the_version_says_however_fast_a_file_changes(tmp_path, monkeypatch):
     """The import system keeps what it compiled for a file of the same size and second."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -410,14 +465,16 @@ def test_code_of_an_entry_point_runs_in_its_process_only(tmp_path, monkeypatch):
     package = tmp_path / "tidy_package"
     package.mkdir()
     (package / "__init__.py").write_text("import os\nHERE = os.getpid()\n")
-    (package / "inner.py").write_text("from tidy_package import HERE\n\ndef tidy(text, example): return float(HERE)\n")
+    source = "from tidy_package import HERE\n\ndef tidy(text, example): return float(HERE / len(text))\n"
+    (package / "inner.py").write_text(source)
     info = tmp_path / "tidy_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tidy-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[spatialladder.rewards]\ntidy = tidy_package.inner:tidy\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     process = RewardProcess(RewardSettings(), [RewardSpec("tidy")], Limits())
-    (answer,) = process.custom(0, ROW, ["a"])
+    answer, failure = process.custom(0, ROW, ["a", ""])
+    assert failure.detail.endswith("ZeroDivisionError: division by zero (inner.py:3, in tidy)")
     assert answer["tidy"] != os.getpid() and "tidy_package" not in sys.modules
     assert process.versions == {"tidy": hashlib.sha256((package / "inner.py").read_bytes()).hexdigest()}
     process.close()
