@@ -8,7 +8,7 @@ progress in between (an optimizer step, a checkpoint) has the limit for itself.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Hashable, Mapping, TypeVar
+from typing import Any, Callable, Hashable, Mapping, Sequence, TypeVar
 
 Label = TypeVar("Label", bound=Hashable)
 POLL_SECONDS = 1.0
@@ -47,6 +47,40 @@ class Silence:
     @property
     def exceeded(self) -> bool:
         return self.seconds >= self.limit
+
+
+class Calls:
+    """Calls that belong together, such as one to every rank: done when all are, failed when one has failed.
+
+    `who` waits for `what`; the silence of all of them, in which none has ended, may take `limit` seconds.
+    """
+
+    def __init__(
+        self, refs: Sequence[Any], who: str, what: str, limit: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.refs = tuple(refs)
+        self.missing = self.refs
+        self._who, self._what, self._silence = who, what, Silence(limit, clock)
+
+    def done(self) -> bool:
+        """Looks, and does not wait; `missing` are those without a result then. Raises the first remote error that is
+        there, and DeadlineExceeded."""
+        import ray
+
+        if self.missing:
+            ready, missing = ray.wait(list(self.missing), num_returns=len(self.missing), timeout=0)
+            ray.get(ready)
+            self.missing = tuple(missing)
+        self._silence.observe(len(self.missing))
+        if self.missing and self._silence.exceeded:
+            raise _exceeded(self._who, self._what, self._silence, f"{len(self.missing)} of {len(self.refs)} missing")
+        return not self.missing
+
+    def results(self) -> list[Any]:
+        """Of calls that are done, in their order."""
+        import ray
+
+        return ray.get(list(self.refs))
 
 
 class RayWait:

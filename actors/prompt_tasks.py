@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.ledger import PromptSchedule
+from actors.schedule import PromptSchedule, Stretch
 from actors.reward import reward_row
-from actors.rollout import RolloutRequest
-from actors.stage import CANARY_COMPLETIONS, CANARY_TOKENS, PromptTask
+from actors.types import PromptTask, RolloutRequest
 from configs.schema import RunConfig, SamplingConfig
 from data.prompts import render
 from data.types import Example
 from models.inputs import image_size, processed_size, prompt_token_ids
 from models.loading import load_processor
+
+#: Completions and tokens of the canary.
+CANARY_COMPLETIONS, CANARY_TOKENS = 2, 16
 
 
 class TaskMaker:
@@ -22,13 +24,13 @@ class TaskMaker:
         self._config, self._schedule = config, schedule
         self._processor = load_processor(model_folder)
 
-    def take(self, step: int, first: int, asked: int, count: int) -> tuple[PromptTask, ...]:
-        """`count` tasks of a step whose prompts begin at `first` and that has asked for `asked` before.
+    def take(self, step: int, stretch: Stretch, asked: int) -> tuple[PromptTask, ...]:
+        """The tasks of a stretch of the schedule, for a step that has asked for `asked` before.
 
         Errors: MediaError for a picture that cannot be read.
         """
         grpo = self._config.grpo
-        examples = self._schedule.take(first + asked, count)
+        examples = self._schedule.take(*stretch)
         return tuple(
             self._task(
                 example,

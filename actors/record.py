@@ -1,10 +1,12 @@
 """What stage 3 leaves in its folder: metrics and traces (append-only), checkpoints, and the mark of the end.
 
     STAGE/metrics.jsonl        one line per step             STAGE/traces/groups.jsonl   one line per group
-    STAGE/checkpoints/step-N   learner state after N steps   STAGE/checkpoints/latest.json   {"step", "version", ...}
+    STAGE/ledger.jsonl         one line per step: the prompts it was trained with, those that were dropped and why
+    STAGE/checkpoints/step-N   learner state after N steps, and where the run stood (`actors.checkpoints`)
+    STAGE/traces/failed.jsonl  the groups of the step at which too many completions had no score
     STAGE/trained.json         written last
 
-What holds: `latest.json` names a checkpoint only when that is complete; a resumed run cuts the lines of the steps it
+What holds: a run resumes at the newest checkpoint that is whole, or at the start; it cuts the lines of the steps it
 will do again, so no line is missing or there twice.
 """
 
@@ -18,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.types import Group, Rewards
+from actors.checkpoints import Checkpoints
+from actors.types import Group, PromptTask, Rewards
 from data.stage_files import keep_steps, write_text
 from rewards.extraction import extract_answer
 from rewards.rows import RewardRow
 
-METRICS, TRACES, FINISHED, MODEL = "metrics.jsonl", "traces/groups.jsonl", "trained.json", "hf"
+METRICS, TRACES, LEDGER = "metrics.jsonl", "traces/groups.jsonl", "ledger.jsonl"
+FAILED, FINISHED, MODEL = "traces/failed.jsonl", "trained.json", "hf"
 
 
 class CheckpointMismatch(RuntimeError):
@@ -32,12 +36,14 @@ class CheckpointMismatch(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, weight version, prompts taken from the schedule, checkpoint (None: the start)."""
+    """Where a run stands: steps done, weight version, the ledger's state and the checkpoint (None: the start). `remarks`:
+    why it is not a newer one."""
 
     step: int = 0
     version: int = 0
-    prompts: int = 0
+    ledger: Mapping[str, Any] | None = None
     checkpoint: Path | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class StageRecord:
@@ -45,7 +51,9 @@ class StageRecord:
 
     def __init__(self, folder: Path, fingerprint: str, rewards: Mapping[str, str]) -> None:
         self.folder, self._fingerprint, self._rewards = folder, fingerprint, dict(rewards)
-        self._checkpoints = folder / "checkpoints"
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._rewards_before = self._rewards
+        self._history: list[dict[str, Any]] = [{"step": 0, "rewards": self._rewards}]
 
     @property
     def finished(self) -> bool:
@@ -63,60 +71,49 @@ class StageRecord:
         CheckpointMismatch for the work of other settings, and for that of other rewards unless they are accepted.
         """
         (self.folder / "traces").mkdir(parents=True, exist_ok=True)
-        self._checkpoints.mkdir(exist_ok=True)
-        latest = self._checkpoints / "latest.json"
-        progress = Progress()
-        if latest.is_file():
-            state = json.loads(latest.read_text())
+        found = self._checkpoints.newest()
+        progress = Progress(remarks=found.problems)
+        if found.folder is not None:
+            state, place = found.state, self._checkpoints.folder
             if state["fingerprint"] != self._fingerprint:
                 raise CheckpointMismatch(
-                    f"{self._checkpoints} belongs to other settings, rows or another model; "
+                    f"{place} belongs to other settings, rows or another model; "
                     "remove that folder to start the stage afresh, or put the old ones back"
                 )
-            changed = self.changed_rewards(latest)
+            self._rewards_before, self._history = dict(state["rewards"]), list(state["history"])
+            changed = self.changed_rewards()
             if changed and not accept_changed_rewards:
                 raise CheckpointMismatch(
                     f"the source of reward {', '.join(changed)} has changed since step {state['step']} of "
-                    f"{self._checkpoints}; put the old one back, go on with the new one by --set reward.accept_changed=true, "
+                    f"{place}; put the old one back, go on with the new one by --set reward.accept_changed=true, "
                     "or remove that folder to start the stage afresh"
                 )
-            checkpoint = self._checkpoints / f"step-{state['step']}"
-            progress = Progress(state["step"], state["version"], state["prompts"], checkpoint)
-        for name in (METRICS, TRACES):
+            if changed:
+                self._history.append({"step": state["step"], "rewards": self._rewards})
+            progress = Progress(state["step"], state["version"], state["ledger"], found.folder, found.problems)
+        for name in (METRICS, TRACES, LEDGER):
             keep_steps(self.folder / name, progress.step)
         return progress
 
-    def changed_rewards(self, path: Path | None = None) -> list[str]:
-        """Custom rewards whose source is another than that of the work in `path` (default: the last checkpoint's)."""
-        path = path or self._checkpoints / "latest.json"
-        versions = json.loads(path.read_text()).get("rewards", {}) if path.is_file() else self._rewards
-        return [name for name, version in self._rewards.items() if versions.get(name) != version]
+    def changed_rewards(self) -> list[str]:
+        """Custom rewards whose source is another than that of the work that is there: the model's, or the checkpoint's that
+        `resume` has found."""
+        path = self.folder / FINISHED
+        before = json.loads(path.read_text()).get("rewards", {}) if self.finished else self._rewards_before
+        return [name for name, version in self._rewards.items() if before.get(name) != version]
 
-    def checkpoint_folder(self, step: int) -> Path:
+    def begin_checkpoint(self, step: int) -> Path:
         """Where the learner writes its state after `step` steps; made empty."""
-        folder = self._checkpoints / f"step-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
+        return self._checkpoints.begin(step)
 
     def commit(self, progress: Progress) -> None:
-        """The checkpoint of `progress.step` is complete: make it the one to resume from and remove the others."""
-        write_text(
-            self._checkpoints / "latest.json",
-            json.dumps(
-                {
-                    "step": progress.step,
-                    "version": progress.version,
-                    "prompts": progress.prompts,
-                    "fingerprint": self._fingerprint,
-                    "rewards": self._rewards,
-                }
-            )
-            + "\n",
-        )
-        for folder in self._checkpoints.glob("step-*"):
-            if folder.name != f"step-{progress.step}":
-                shutil.rmtree(folder)
+        """The checkpoint of `progress.step` is complete: it is the one to resume from."""
+        state = {"step": progress.step, "version": progress.version, "ledger": progress.ledger}
+        self._checkpoints.commit(progress.step, {**state, **self._identity()})
+
+    def _identity(self) -> dict[str, Any]:
+        """What this work is: `history` says from which step on it had which sources of custom rewards."""
+        return {"fingerprint": self._fingerprint, "rewards": self._rewards, "history": self._history}
 
     def append(
         self,
@@ -135,14 +132,29 @@ class StageRecord:
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n")
 
+    def write_failed(self, step: int, scored: Sequence[tuple[PromptTask, Group]]) -> Path:
+        """The groups of a step that the run has stopped at, in the format of the traces; returns the file."""
+        path = self.folder / FAILED
+        lines = []
+        for task, group in scored:
+            totals = [score.total for score in group.scores]
+            lines.append(json.dumps(trace(step, group, totals, [None] * len(totals), task.row)) + "\n")
+        write_text(path, "".join(lines))
+        return path
+
+    def append_ledger(self, line: Mapping[str, Any]) -> None:
+        """Which prompts of the schedule the step was trained with, as `Ledger.train` says."""
+        with (self.folder / LEDGER).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     def finish(self) -> None:
         """The model is written: mark the end and drop the checkpoints."""
-        write_text(self.folder / FINISHED, json.dumps({"fingerprint": self._fingerprint, "rewards": self._rewards}) + "\n")
-        shutil.rmtree(self._checkpoints)
+        write_text(self.folder / FINISHED, json.dumps(self._identity()) + "\n")
+        shutil.rmtree(self._checkpoints.folder, ignore_errors=True)
 
 
 def trace(
-    step: int, group: Group, rewards: Rewards, advantages: Sequence[float], row: RewardRow | None = None
+    step: int, group: Group, rewards: Sequence[float | None], advantages: Sequence[float | None], row: RewardRow | None = None
 ) -> dict[str, Any]:
     """A group as a reader wants it; pictures by path. `reward` is what a completion was compared by: its total, shaped.
 

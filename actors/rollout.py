@@ -28,9 +28,9 @@ from enum import Enum
 from typing import Sequence
 
 from actors.engine import Progress, build, prepare_environment
-from actors.types import Completion, Generation
+from actors.types import Completion, Generation, RolloutRequest
 from actors.weights import WeightVersion, WeightVersionError, check_complete, expected_shapes
-from configs.schema import RolloutConfig, SamplingConfig
+from configs.schema import RolloutConfig
 from models.inputs import engine_media, load_images
 from models.loading import load_processor
 from models.tokens import banned_token_ids, end_token_id
@@ -58,24 +58,6 @@ class WorkerState(str, Enum):
     UPDATING = "updating"
     DIRTY = "dirty"
     DEAD = "dead"
-
-
-@dataclass(frozen=True)
-class RolloutRequest:
-    """One prompt to sample: ids with ONE placeholder per medium, media by path, and how to sample.
-
-    `media` are the image files in order, or the frames of one video. Completion i of n is drawn with seed + i.
-    `greedy` takes the most likely token and ignores the temperature.
-    """
-
-    request_id: str
-    prompt_token_ids: tuple[int, ...]
-    media: tuple[str, ...]
-    is_video: bool
-    n: int
-    seed: int
-    sampling: SamplingConfig
-    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +90,7 @@ class RolloutWorker:
         self._prompts = 0
         self._in_flight = 0
         self._canary_version: int | None = None
+        self._canary_images = 0
         self._expected: dict[str, tuple[int, ...]] = {}
         self._update_lock = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -171,7 +154,9 @@ class RolloutWorker:
         """
         if self.state not in (WorkerState.STALE, WorkerState.SERVING):
             raise StaleWorker(f"worker {self.worker_id} is {self.state.value}: no complete weights to run a canary on")
+        fresh = self._canary_version is None  # since the last update, which has cleared the encoder's cache
         generation = await self._sample(request)
+        self._canary_images += fresh * (1 if request.is_video else len(request.media))
         self._canary_version = generation.version
         return generation
 
@@ -252,8 +237,8 @@ class RolloutWorker:
         )
 
     async def image_passes(self) -> int:
-        """Pictures (a video counts as one) that went through the engine's vision tower since the start."""
-        return (await self._engine.collective_rpc("ladder_images"))[0]
+        """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries."""
+        return (await self._engine.collective_rpc("ladder_images"))[0] - self._canary_images
 
     async def stop(self) -> None:
         """End the engine's process. The worker cannot be started again."""

@@ -4,13 +4,13 @@ in as many as it takes to find enough groups with something to learn."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from actors.prompt_tasks import TaskMaker
-from actors.stage import PromptTask, StageActors
+from actors.learners import Learners
+from actors.rollouts import Rollouts
 from actors.step_batch import advantages_of, group_rewards, penalised, rewarded
-from actors.types import Generation, Group, Rewards
+from actors.types import Group, PromptTask, Rewards
 from configs.schema import RunConfig
 from grpo.advantages import GroupAdvantages
 from grpo.dynamic_sampling import prompts_to_ask
@@ -28,10 +28,11 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.monotonic)
 
-    def lap(self, name: str) -> None:
-        """What has passed since the last lap is `name`'s, beside what it had."""
+    def lap(self, name: str, but: Mapping[str, float] = {}) -> None:
+        """What has passed since the last lap is `name`'s, beside what it had, less the parts that are others' (`but`)."""
         now = time.monotonic()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        for part, seconds in {**but, name: now - self._last - sum(but.values())}.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         self._last = now
 
 
@@ -41,7 +42,6 @@ class Sampled:
     where it is taken off the rewards."""
 
     tasks: list[PromptTask] = field(default_factory=list)
-    generations: list[Generation] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     rewards: list[Rewards] = field(default_factory=list)
     advantages: list[GroupAdvantages] = field(default_factory=list)
@@ -49,44 +49,52 @@ class Sampled:
     kl_tokens: int = 0
 
 
-def sample_step(
-    actors: StageActors, tasks: TaskMaker, config: RunConfig, step: int, first: int, watch: Stopwatch
-) -> Sampled:
-    """The groups of `step`, whose prompts begin at place `first` of the schedule.
+def sample_step(rollouts: Rollouts, learners: Learners, config: RunConfig, step: int, watch: Stopwatch) -> Sampled:
+    """The groups of `step`, whose first prompts are asked for.
 
-    GrpoFailed when more completions fail to score than `reward.max_failed_share` allows.
+    GrpoFailed when more completions fail to score than `reward.max_failed_share` allows; dropped prompts count as failed.
     """
-    grpo, sampled, rounds = config.grpo, Sampled(), 0
+    grpo, sampled, rounds, place = config.grpo, Sampled(), 0, 0
     outcomes: list = []
     failed = FailedShare(config.reward.max_failed_share)
     while missing := prompts_to_ask(outcomes, rounds, grpo.prompts_per_step, grpo.sampling_rounds):
-        asked = tasks.take(step, first, len(sampled.tasks), missing)  # q ~ P(Q)
-        rollouts = actors.roll_out(asked)  # o_1 … o_G ~ pi_old(. | q)
-        watch.lap("generate")
-        failed.asked += sum(len(generation.completions) for generation in rollouts.generations)
-        groups = actors.score(rollouts, failed.add)  # r_1 … r_G
-        rewards = [group_rewards(group, grpo) for group in groups]
-        watch.lap("reward")
+        if rounds:
+            rollouts.ask(step, missing)
+        asked = rollouts.asked(step) - place
+        failed.asked += asked * grpo.group_size
+        collected = rollouts.collect(step, place, failed.add)  # o_1 … o_G ~ pi_old(. | q) and r_1 … r_G
+        place += asked
+        for reason in collected.dropped:
+            failed.add([Score("error", detail=reason)] * grpo.group_size)
+        watch.lap("generate", but={"reward": collected.scoring_seconds})
+        rewards = [group_rewards(group, grpo) for group in collected.groups]
         if grpo.kl.coef > 0 and grpo.kl.place == "reward":
-            rewards = _without_divergence(actors, groups, rewards, config, sampled)
+            rewards = _without_divergence(rollouts, learners, collected.groups, rewards, config, sampled)
             watch.lap("learn")  # the reference's log-probs are the learner's work
-        sampled.tasks += rollouts.tasks
-        sampled.generations += rollouts.generations
-        sampled.groups += groups
+        sampled.tasks += collected.tasks
+        sampled.groups += collected.groups
         sampled.rewards += rewards
         sampled.advantages += [advantages_of(own, grpo) for own in rewards]  # A_i = (r_i - mean r) / std r
         outcomes = [own.outcome for own in sampled.advantages]
         rounds += 1
+    if not sampled.groups:
+        raise GrpoFailed(f"no prompt of step {step + 1} could be answered; the last reason: {collected.dropped[-1]}")
     return sampled
 
 
 def _without_divergence(
-    actors: StageActors, groups: Sequence[Group], rewards: Sequence[Rewards], config: RunConfig, sampled: Sampled
+    rollouts: Rollouts,
+    learners: Learners,
+    groups: Sequence[Group],
+    rewards: Sequence[Rewards],
+    config: RunConfig,
+    sampled: Sampled,
 ) -> list[Rewards]:
     """The rewards less beta times the divergence of each completion; it is added to `sampled`."""
     own = [rewarded(group, reward, [0.0] * len(reward)) for group, reward in zip(groups, rewards, strict=True)]
     some = [index for index, group in enumerate(own) if group.advantages]
-    penalties = dict(zip(some, actors.penalties([own[index] for index in some]), strict=True)) if some else {}
+    taken = rollouts.meanwhile(learners.penalties([own[index] for index in some]))[0] if some else []
+    penalties = dict(zip(some, taken, strict=True))
     sampled.kl_sum += sum(map(sum, penalties.values())) / config.grpo.kl.coef
     sampled.kl_tokens += sum(sum(group.size().completions) for group in own)
     return [penalised(reward, penalties.get(index, ())) for index, reward in enumerate(rewards)]

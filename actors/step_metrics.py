@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.sampling import Sampled
-from actors.stage import Sync
 from actors.step_batch import StepBatch
+from actors.types import Sync
+from rewards.settings import RewardSettings
 
+BUILT_IN = frozenset(RewardSettings().weights)
 #: Keys of a step in which nothing could be learned; they are null there.
 LEARNER_KEYS = (
     "loss",
@@ -39,7 +41,7 @@ def step_metrics(
 ) -> dict[str, Any]:
     """The line of metrics.jsonl.
 
-    `reward_NAME` is the mean of a component over the completions it applies to, their share `applies_NAME`, what it
+    `reward_NAME` is the mean of a component over the completions it applies to (null for none), their share `applies_NAME`, what it
     counts in the total `weight_NAME` (`weights`; a gate may keep it out of some totals).
     `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
     engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
@@ -50,15 +52,19 @@ def step_metrics(
     scores = [score for group in batch.groups for score in group.scores]
     ok = [score for score in scores if score.outcome == "ok"]
     lengths = [
-        len(completion.token_ids) for generation in sampled.generations for completion in generation.completions
+        len(completion.token_ids) for group in sampled.groups for completion in group.generation.completions
     ]
-    names = sorted({name for score in ok for name in score.components})
+    measured = {name for score in ok for name in score.components}
+    parted = {name.partition("/")[0] for name in measured}
+    switched_on = {name for name, weight in weights.items() if weight or name not in BUILT_IN}
+    names = sorted(measured | (switched_on - parted))
     outcomes = [advantage.outcome for advantage in batch.advantages]
     pictures = sum(1 if task.request.is_video else len(task.request.media) for task in sampled.tasks)
-    versions = [generation.version for generation in sampled.generations]
+    versions = [group.generation.version for group in sampled.groups]
     current = synced.version - bool(batch.train)
     total = sum(seconds.values())
-    wire = (tuple(task.request for task in sampled.tasks), sampled.generations, batch.train)
+    generations = tuple(group.generation for group in sampled.groups)
+    wire = (tuple(task.request for task in sampled.tasks), generations, batch.train)
     return {
         "step": step,
         "version": current,
@@ -68,7 +74,7 @@ def step_metrics(
             f"reward_{name}": _mean([score.components[name] for score in ok if name in score.components])
             for name in names
         },
-        **{f"applies_{name}": sum(name in score.components for score in ok) / len(ok) for name in names},
+        **{f"applies_{name}": _mean([name in score.components for score in ok]) for name in names},
         **{f"weight_{name}": weights[name.partition("/")[0]] for name in names},
         "valid_fraction": len(ok) / len(scores),
         **{
@@ -113,9 +119,12 @@ def progress_line(metrics: dict[str, Any], steps: int) -> str:
 
 
 def gap_alarm(metrics: dict[str, Any], tolerance: float) -> str | None:
-    """What to say when engine and learner disagreed about a token the step trained on by more than the canary may."""
+    """What to say when engine and learner disagreed about a token the step trained on by more than the canary may.
+
+    Tokens of an older version than the learner's are not its own: then only the canary compares the two.
+    """
     gap = metrics["logprob_gap_max"]
-    if gap is None or gap <= tolerance:
+    if gap is None or gap <= tolerance or metrics["staleness_max"] > 0:
         return None
     return (
         f"grpo: WARNING: step {metrics['step'] + 1}: engine and learner differ by {gap:.2g} nats on a sampled token "

@@ -1,33 +1,42 @@
 """Stage 3: group-relative policy optimisation, one flat step after another.
 
 What holds
-    * Strictly on-policy: step s + 1 samples from the weights that step s made, and only after every worker has proved
-      that it holds them.
+    * With `grpo.staleness` 0 strictly on-policy: step s + 1 samples from the weights that step s made, of workers that have
+      proved that they hold them. With K, up to K steps are sampled ahead (`actors.rollouts`).
     * A failure is never a reward: completions without a score leave the statistics of their group and carry no
       gradient; when more of them fail than `reward.max_failed_share` allows, the run stops.
     * The same command resumes at the last checkpoint; prompts, sampling seeds and records continue as if undisturbed.
-    * Any actor that fails ends the run with one message, and all actors with it; the folder can be resumed.
+    * A rollout worker or reward actor that dies is replaced, and others do its work; when a learner rank dies, all ranks start
+      again at the last checkpoint, and the fleet stays. Too many deaths end the run with one message, and all actors with
+      it; the folder can be resumed.
 
 Source: SPATIALLADDER §6.1; the advantages and losses are those of `grpo`.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from actors.deadlines import DeadlineExceeded
-from actors.ledger import PromptSchedule
+from actors.fleet import Fleet, FleetExhausted, FleetLimits
+from actors.learners import Learners
+from actors.ledger import Ledger
 from actors.prompt_tasks import TaskMaker
-from actors.record import FINISHED, MODEL, Progress, StageRecord
+from actors.ray_port import STOP_SECONDS, RayPort, told
+from actors.record import MODEL, Progress, StageRecord
 from actors.reward import component_weights, reward_specs, reward_versions
+from actors.rollouts import Rollouts
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
-from actors.stage import StageActors
+from actors.schedule import PromptSchedule
 from actors.step_batch import step_batch
 from actors.step_metrics import gap_alarm, progress_line, step_metrics
+from actors.types import Sync
+from actors.weights import shared_memory_folder
 from configs.schema import OPERATIONAL_REWARD, RunConfig
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
@@ -56,12 +65,14 @@ def train_policy(
     check_model_folder(model_folder)
     record = StageRecord(stage_folder, identity_of(config, examples, model_folder), reward_versions(config.reward))
     if record.finished:
-        changed = record.changed_rewards(stage_folder / FINISHED)
+        changed = record.changed_rewards()
         say("grpo: already trained" + "".join(f", by another source of reward {name}" for name in changed))
         return stage_folder / MODEL
     schedule = PromptSchedule(examples, config.grpo, config.seed)
     tasks = TaskMaker(config, schedule, model_folder)
     position = record.resume(config.reward.accept_changed)
+    for remark in position.remarks:
+        say(f"grpo: {remark}")
     for name in record.changed_rewards():
         say(f"grpo: from step {position.step + 1} on by another source of reward {name} (reward.accept_changed)")
     say(
@@ -69,63 +80,123 @@ def train_policy(
         f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), "
         f"{config.reward.actors} reward actor(s)"
     )
-    actors = StageActors(config, str(model_folder), str(stage_folder), schedule.steps)
+    learners = Learners(config, str(model_folder), str(stage_folder), schedule.steps)
+    port = None
     try:
-        actors.start(str(position.checkpoint) if position.checkpoint else None, say)
-        optimise(actors, tasks, schedule.steps, position, record, config, say)
-        actors.export(str(stage_folder / MODEL))
+        port = RayPort(config, str(model_folder), learners, tasks.canary(), say)
+        ledger = Ledger(config.failures.attempts, position.ledger)
+        rollouts = Rollouts(Fleet(fleet_limits(config)), ledger, port, tasks.take, say)
+        rollouts.fleet.scale(config.rollout.workers)
+        persist(rollouts, learners, port, schedule.steps, position, record, config, say)
+        rollouts.meanwhile(learners.export(stage_folder / MODEL))
         record.finish()
-    except (RayError, DeadlineExceeded) as error:
+    except (RayError, DeadlineExceeded, FleetExhausted) as error:
         raise GrpoFailed(
-            f"grpo stopped: {reason(error)}\nRun the same command again to resume from the last checkpoint."
+            f"grpo stopped: {told(error)}\nRun the same command again to resume from the last checkpoint."
         ) from error
     finally:
-        actors.close()
+        end(port, learners)
+        shutil.rmtree(shared_memory_folder(stage_folder), ignore_errors=True)
     return stage_folder / MODEL
 
 
-def optimise(
-    actors: StageActors,
-    tasks: TaskMaker,
+def fleet_limits(config: RunConfig) -> FleetLimits:
+    """Of the rollout fleet. A worker holds as many prompts as fill its engine, and one that waits there."""
+    rollout, deadlines = config.rollout, config.deadlines
+    outstanding = -(-rollout.max_num_seqs // config.grpo.group_size) + 1
+    silence = max(deadlines.generation, deadlines.weights)
+    return FleetLimits(deadlines.engine_start, silence, outstanding, config.failures.workers)
+
+
+def persist(
+    rollouts: Rollouts,
+    learners: Learners,
+    port: RayPort,
     steps: int,
     position: Progress,
     record: StageRecord,
     config: RunConfig,
     say: Say,
 ) -> None:
-    """The algorithm: the steps from `position` to `steps`, with actors that are ready."""
-    synced = actors.sync(position.version, tasks.canary())
-    say(f"grpo: version {synced.version} proved on every worker, canary gap {synced.canary_gap:.1e} nats")
-    prompts, weights = position.prompts, component_weights(config.reward)
+    """`optimise`, from the last checkpoint again whenever a learner rank dies; the fleet stays.
+
+    Raises the death that is one more than `failures.learner` without a new checkpoint between them.
+    """
+    deaths = 0
+    while True:
+        try:
+            (address,) = rollouts.meanwhile(learners.address())
+            rollouts.meanwhile(learners.start(address, position.checkpoint))
+            say("grpo: the learner is ready")
+            return optimise(rollouts, learners, port, steps, position, record, config, say)
+        except RayActorError as error:  # every other actor's death is an event of the port
+            before, position = position.step, record.resume(config.reward.accept_changed)
+            deaths = 1 if position.step > before else deaths + 1
+            if deaths > config.failures.learner:
+                raise
+            say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step}")
+            learners.replace()
+            port.withdraw()
+            rollouts.withdraw(Ledger(config.failures.attempts, position.ledger))
+
+
+def optimise(
+    rollouts: Rollouts,
+    learners: Learners,
+    port: RayPort,
+    steps: int,
+    position: Progress,
+    record: StageRecord,
+    config: RunConfig,
+    say: Say,
+) -> None:
+    """The algorithm: the steps from `position` to `steps`, with a learner that is ready."""
+    last = rollouts.fleet.version  # of a learner that was lost
+    synced = publish(rollouts, learners, port, position.version if last is None else last + 1)
+    say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
+    weights, grpo = component_weights(config.reward), config.grpo
     for step in range(position.step, steps):
-        watch, seen = Stopwatch(), actors.pictures_encoded()
-        sampled = sample_step(actors, tasks, config, step, prompts, watch)  # q, o_1 … o_G ~ pi_old(. | q), r_i, A_i
-        prompts += len(sampled.tasks)
-        seen = actors.pictures_encoded() - seen
-        batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, config.grpo)
-        learned = actors.learn(batch.train) if batch.train else {}  # theta <- theta - lr * gradient of the loss
+        watch, seen = Stopwatch(), port.pictures()
+        rollouts.admit(step, min(step + grpo.staleness, steps - 1), grpo.prompts_per_step)  # q ~ P(Q)
+        try:
+            sampled = sample_step(rollouts, learners, config, step, watch)  # o_1 … o_G ~ pi_old(. | q), r_i, A_i
+        except GrpoFailed as error:
+            raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {record.write_failed(step, rollouts.scored(step))}") from None
+        seen = port.pictures() - seen
+        batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo)
+        (learned, *_) = rollouts.meanwhile(learners.step(batch.train)) if batch.train else ({},)  # theta <- theta - lr * gradient
         watch.lap("learn")
         if batch.train:
-            synced = actors.sync(synced.version + 1, tasks.canary())  # pi_old <- pi_theta, proved on every worker
+            synced = publish(rollouts, learners, port, synced.version + 1)  # pi_old <- pi_theta, proved
         watch.lap("sync")
-        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, actors.workers, weights)
+        serving = len(rollouts.fleet.workers)
+        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, serving, weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
+        record.append_ledger(rollouts.trained(step))
         say(progress_line(metrics, steps))
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
             say(alarm)
-        if (step + 1) % config.grpo.checkpoint_steps == 0 or step + 1 == steps:
-            actors.save(str(record.checkpoint_folder(step + 1)))
-            record.commit(Progress(step + 1, synced.version, prompts))
+        if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == steps:
+            rollouts.meanwhile(learners.save(record.begin_checkpoint(step + 1)))
+            record.commit(Progress(step + 1, synced.version, rollouts.ledger.state()))
 
 
-def reason(error: Exception) -> str:
-    """One message for what a remote call raised, without the traces of the machinery."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    if isinstance(error, ray.exceptions.ActorDiedError):
-        return f"an actor died: {error}"
-    return str(error)
+def publish(rollouts: Rollouts, learners: Learners, port: RayPort, version: int) -> Sync:
+    """Publish the learner's weights as `version`; returns when a first worker has proved that it holds them."""
+    published, *_ = rollouts.meanwhile(learners.publish(version))
+    port.offer(published)
+    rollouts.publish(version)
+    return Sync(version, published.nbytes, max(rollouts.gaps.values()))
+
+
+def end(port: RayPort | None, learners: Learners) -> None:
+    """Ask every actor to end what it owns, then kill it, whatever state it is in."""
+    leaving = learners.close()
+    if port is not None:
+        port.close()
+    ray.wait(leaving, num_returns=len(leaving), timeout=STOP_SECONDS)
+    learners.kill()
 
 
 def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.schema import SamplingConfig
 from data.types import Prompt
 from rewards.outcome import Score
+from rewards.rows import RewardRow
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,42 @@ class Generation:
     version: int
     worker: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One prompt to sample: ids with ONE placeholder per medium, media by path, and how to sample.
+
+    `media` are the image files in order, or the frames of one video. Completion i of n is drawn with seed + i.
+    `greedy` takes the most likely token and ignores the temperature.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    media: tuple[str, ...]
+    is_video: bool
+    n: int
+    seed: int
+    sampling: SamplingConfig
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
+class PromptTask:
+    """A prompt on its way: what the learner encodes, what the engine samples, what the rewards read."""
+
+    prompt: Prompt
+    request: RolloutRequest
+    row: RewardRow
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A proved version: its number, bytes, and the largest canary gap of the workers that have proved it, nats."""
+
+    version: int
+    nbytes: int
+    canary_gap: float
 
 
 #: What each member of a group is compared by: its score, shaped; None for one without a reward.

@@ -180,7 +180,8 @@ class RewardConfig(Section):
     @field_validator("custom", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        """A location alone stands for a reward with nothing else set."""
+        """A location alone stands for a reward with nothing else set, and one reward for a list of it."""
+        value = [value] if isinstance(value, (str, dict)) else value
         if not isinstance(value, (list, tuple)):
             return value
         return tuple({"source": item} if isinstance(item, str) else item for item in value)
@@ -230,6 +231,7 @@ class GRPOConfig(Section):
     steps: int | None = Field(None, ge=1, description="Steps; none: as many as one epoch of prompts fills")
     prompts_per_step: int = Field(8, ge=1, description="Groups of a step")
     group_size: int = Field(4, ge=2, description="Completions per prompt, G")
+    staleness: int = Field(0, ge=0, description="Steps that are sampled ahead of the learner; 0: strictly on-policy")
     inner_epochs: int = Field(1, ge=1, description="Optimizer steps on the same completions, mu")
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KLConfig = KLConfig()
@@ -304,6 +306,15 @@ class DeadlineConfig(Section):
     weights: float = Field(300, gt=0)
 
 
+class FailureConfig(Section):
+    """What stage 3 survives; one more ends the run, whose folder can be resumed."""
+
+    workers: int = Field(3, ge=0, description="Deaths of rollout workers within an hour")
+    rewards: int = Field(3, ge=0, description="Deaths of reward actors within an hour")
+    learner: int = Field(3, ge=0, description="Deaths of learner ranks without a new checkpoint between them")
+    attempts: int = Field(3, ge=1, description="How often a prompt is sent before it is dropped: what workers die on may be why they die")
+
+
 class RunConfig(Section):
     """A whole ladder run."""
 
@@ -322,6 +333,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
+    failures: FailureConfig = FailureConfig()
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "RunConfig":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.batching import TrainGroup
-from actors.ledger import PromptSchedule
+from actors.schedule import PromptSchedule
 from configs.schema import GRPOConfig
 from data.types import Example, Prompt
 

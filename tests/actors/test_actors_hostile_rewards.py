@@ -6,10 +6,8 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from actors.trainer import train_policy
 from configs.schema import (
@@ -21,7 +19,7 @@ from configs.schema import (
     RunConfig,
     SamplingConfig,
 )
-from grpo_cases import digit_writer, processes, row
+from grpo_cases import processes, row
 
 #: Every third call does the next of these; `pids` collects what was started.
 ACTS = ("loop", "c_hang", "segfault", "exit", "forks", "memory", "prints", "unpicklable")
@@ -85,11 +83,10 @@ def advantages(rewards: list[float | None]) -> list[float]:
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_a_run_goes_on_beside_every_hostile_act_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_run_goes_on_beside_every_hostile_act_and_leaves_no_process(tmp_path: Path, writer: tuple[Path, str]) -> None:
     import ray
 
-    rng, picture = np.random.default_rng(0), str(tmp_path / "a.png")
-    Image.fromarray(rng.integers(0, 255, (112, 140, 3), dtype=np.uint8)).save(picture)
+    base, picture = writer
     (tmp_path / "mine.py").write_text(HOSTILE)
     rows = [row(index, (picture,)) for index in range(6)]
     config = RunConfig(
@@ -102,7 +99,7 @@ def test_a_run_goes_on_beside_every_hostile_act_and_leaves_no_process(tmp_path: 
             actors=2, timeout_seconds=3.0, memory_mib=2048, max_failed_share=0.5,
         ),
     )
-    base, folder, others = digit_writer(tmp_path / "model", rows), tmp_path / "grpo", processes()
+    folder, others = tmp_path / "grpo", processes()
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     try:

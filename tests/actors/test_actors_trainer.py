@@ -15,13 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+from actors.ray_port import largest_gap
 from actors.record import CheckpointMismatch, Progress, StageRecord
-from actors.sampling import FailedShare, GrpoFailed
-from actors.stage import largest_gap
-from actors.step_metrics import gap_alarm
+from actors.sampling import FailedShare, GrpoFailed, Sampled
+from actors.step_batch import StepBatch
+from actors.step_metrics import gap_alarm, step_metrics
 from actors.trainer import train_policy
-from actors.types import Completion, Generation, Group
+from actors.types import Completion, Generation, Group, PromptTask, RolloutRequest, Sync
 from configs.schema import (
+    FailureConfig,
     GRPOConfig,
     LearnerConfig,
     OptimizerConfig,
@@ -31,6 +33,7 @@ from configs.schema import (
     SamplingConfig,
 )
 from data.types import Prompt
+from grpo.advantages import group_advantages
 from grpo_cases import digit_writer, processes, row
 from models.loading import load_policy
 from rewards.outcome import Score
@@ -98,13 +101,16 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     assert record.resume().step == 0
     for step in range(3):
         record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [(0.9, None)], [[1.0, -1.0]])
-        record.checkpoint_folder(step + 1)
+        record.append_ledger({"step": step})
+        record.begin_checkpoint(step + 1)
         if step < 2:
-            record.commit(Progress(step + 1, step + 1, 8 * (step + 1)))
+            record.commit(Progress(step + 1, step + 1, {"next": 8 * (step + 1), "steps": {}}))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "to')
     position = StageRecord(tmp_path, "mine", {}).resume()
-    assert position == Progress(2, 2, 16, tmp_path / "checkpoints" / "step-2")
+    half = ("checkpoint step-3 is not whole: it was not finished",)
+    assert position == Progress(2, 2, {"next": 16, "steps": {}}, tmp_path / "checkpoints" / "step-2", half)
+    assert (tmp_path / "ledger.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "kl": null}\n{"step": 1, "kl": null}\n'
     traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
@@ -126,20 +132,64 @@ def test_half_a_surrogate_pair_in_a_row_is_written_and_read(tmp_path: Path) -> N
 def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None:
     record = StageRecord(tmp_path, "mine", {"brevity": "old", "distance": "same"})
     record.resume()
-    record.checkpoint_folder(1)
-    record.commit(Progress(1, 1, 8))
+    record.begin_checkpoint(1)
+    record.commit(Progress(1, 1))
     changed = StageRecord(tmp_path, "mine", {"brevity": "new", "distance": "same"})
     with pytest.raises(CheckpointMismatch, match="reward brevity has changed since step 1.*accept_changed=true"):
         changed.resume()
     assert changed.resume(accept_changed_rewards=True).step == 1
     assert changed.changed_rewards() == ["brevity"] and record.changed_rewards() == []
     assert record.resume().step == 1
+    changed.finish()
+    assert json.loads((tmp_path / "trained.json").read_text())["history"] == [
+        {"step": 0, "rewards": {"brevity": "old", "distance": "same"}},
+        {"step": 1, "rewards": {"brevity": "new", "distance": "same"}},
+    ]
+
+
+def test_the_groups_of_a_step_at_which_a_run_stops_are_there_to_be_read(tmp_path: Path) -> None:
+    record = StageRecord(tmp_path, "mine", {})
+    record.resume()
+    own = group(ok(1.0), Score("error", detail="row 7: KeyError"))
+    path = record.write_failed(4, [(PromptTask(own.prompt, None, None), own)])
+    (trace,) = (json.loads(line) for line in path.read_text().splitlines())
+    assert (trace["step"], trace["row"]) == (4, own.prompt.example.id)
+    assert [(one["text"], one["outcome"], one["detail"]) for one in trace["completions"]] == [
+        ("text", "ok", ""), ("text", "error", "row 7: KeyError"),
+    ]
+
+
+def metrics_of(*groups: Group) -> dict:
+    sampled = Sampled(
+        [PromptTask(own.prompt, RolloutRequest("r", (7,), ("a.png",), False, 2, 0, SamplingConfig()), None) for own in groups],
+        list(groups),
+    )
+    batch = StepBatch(tuple(groups), (group_advantages(torch.zeros(2), torch.ones(2, dtype=torch.bool)),) * len(groups), None)
+    seconds = {"generate": 1.0, "reward": 0.0, "learn": 0.0, "sync": 0.0}
+    weights = {"format": 1.0, "answer": 1.0, "iou": 0.0, "repetition": 0.0, "near": 0.5, "parts": 2.0}
+    return step_metrics(0, sampled, batch, {}, Sync(3, 8, 1e-6), seconds, 1, 1, weights)
+
+
+def test_components_that_nothing_was_measured_of_are_in_the_metrics_all_the_same() -> None:
+    metrics = metrics_of(group(Score("ok", {"format": 1.0, "parts/a": 0.5}, 2.0), Score("ok", {"format": 0.0, "parts/a": 0.0}, 0.0)))
+    named = {key: value for key, value in metrics.items() if key.partition("_")[0] in ("reward", "applies", "weight")}
+    assert named == {
+        "reward": 1.0, "reward_std": 0.0, "weight_bytes": 0,
+        "reward_format": 0.5, "applies_format": 1.0, "weight_format": 1.0,
+        "reward_parts/a": 0.25, "applies_parts/a": 1.0, "weight_parts/a": 2.0,
+        "reward_answer": None, "applies_answer": 0.0, "weight_answer": 1.0,
+        "reward_near": None, "applies_near": 0.0, "weight_near": 0.5,
+    }
+    metrics = metrics_of(group(Score("truncated"), Score("truncated")))
+    assert metrics["reward_near"] is None and metrics["applies_near"] is None and metrics["weight_near"] == 0.5
 
 
 def test_a_gap_above_the_tolerance_is_told() -> None:
-    assert gap_alarm({"step": 3, "logprob_gap_max": 1e-4}, 1e-3) is None
-    assert gap_alarm({"step": 3, "logprob_gap_max": None}, 1e-3) is None
-    assert "step 4: engine and learner differ by 1.9 nats" in str(gap_alarm({"step": 3, "logprob_gap_max": 1.95}, 1e-3))
+    step = {"step": 3, "staleness_max": 0}
+    assert gap_alarm({**step, "logprob_gap_max": 1e-4}, 1e-3) is None
+    assert gap_alarm({**step, "logprob_gap_max": None}, 1e-3) is None
+    assert "step 4: engine and learner differ by 1.9 nats" in str(gap_alarm({**step, "logprob_gap_max": 1.95}, 1e-3))
+    assert gap_alarm({**step, "logprob_gap_max": 1.95, "staleness_max": 1}, 1e-3) is None  # of older weights
 
 
 def test_one_difference_that_is_no_number_makes_the_canary_gap_no_number() -> None:
@@ -191,7 +241,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         rollout=RolloutConfig(workers=2, num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512),
         reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:high",)),
     )
-    alone = config.model_copy(update={"rollout": config.rollout.model_copy(update={"workers": 1})})
+    mortal = {"rollout": config.rollout.model_copy(update={"workers": 1}), "failures": FailureConfig(workers=0)}
+    alone = config.model_copy(update=mortal)
     base, folder = digit_writer(tmp_path / "model", rows), tmp_path / "grpo"
 
     def records() -> list[dict]:
@@ -201,7 +252,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     try:
         first = Reader(kill=True)
-        with pytest.raises(GrpoFailed, match="grpo stopped: an actor died(.|\n)*same command again"):
+        with pytest.raises(GrpoFailed, match="grpo stopped: 1 rollout workers died within 3600 s, 0 may(.|\n)*same command again"):
             train_policy(alone, rows, base, folder, first)
         interrupted = records()
         assert [record["step"] for record in interrupted] == [0, 1, 2] and first.left() == set()

@@ -1,0 +1,93 @@
+"""The learner's checkpoints of stage 3: whole or not there, the last two kept.
+
+    CHECKPOINTS/step-N/…            what the learner ranks wrote after N steps
+    CHECKPOINTS/step-N/state.json   written last: {"state": …, "files": {name: [bytes, CRC-32]}}
+
+What holds: a checkpoint without its state.json, or of which a file is missing or another than it was, is never loaded; then
+the one before it is, and the caller is told. Nothing is unpickled that has not been compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.stage_files import write_text
+
+KEPT = 2
+STATE = "state.json"
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint (None: there is none), and what was wrong with newer ones."""
+
+    folder: Path | None
+    state: Mapping[str, Any]
+    problems: tuple[str, ...]
+
+
+class Checkpoints:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, step: int) -> Path:
+        """Where the learner writes its state after `step` steps; made empty."""
+        folder = self.folder / f"step-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, step: int, state: Mapping[str, Any]) -> None:
+        """What was begun for `step` is complete; `state` is plain JSON data. Only the last ones stay."""
+        folder = self.folder / f"step-{step}"
+        files = {str(path.relative_to(folder)): _stamp(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        write_text(folder / STATE, json.dumps({"state": state, "files": files}) + "\n")
+        whole = [own for own in self._newest_first() if (own / STATE).is_file()]
+        for old in [own for own in self._newest_first() if own not in whole[:KEPT]]:
+            shutil.rmtree(old)
+
+    def newest(self) -> Found:
+        """Reads every byte of the newest checkpoint."""
+        problems = []
+        for folder in self._newest_first():
+            try:
+                return Found(folder, _verified(folder), tuple(problems))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                problems.append(f"checkpoint {folder.name} is not whole: {error}")
+        return Found(None, {}, tuple(problems))
+
+    def _newest_first(self) -> list[Path]:
+        named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self.folder.glob("step-*")]
+        return [path for _, path in sorted(((int(found[1]), path) for found, path in named if found), reverse=True)]
+
+
+def _verified(folder: Path) -> Mapping[str, Any]:
+    """The state of a checkpoint all of whose files are what they were; ValueError and others that say what is wrong."""
+    if not (folder / STATE).is_file():
+        raise ValueError("it was not finished")
+    written = json.loads((folder / STATE).read_text())
+    for name, stamp in written["files"].items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _stamp(folder / name) != list(stamp):
+            raise ValueError(f"{name} is not what was written")
+    return written["state"]
+
+
+def _stamp(path: Path) -> list[int]:
+    """[bytes, CRC-32]."""
+    size = check = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            size, check = size + len(chunk), zlib.crc32(chunk, check)
+    return [size, check]

@@ -1,0 +1,299 @@
+"""Rollout workers and reward actors on Ray, as the controller sees them: calls go out, events come in.
+
+    start ──▶ update_weights ──▶ canary ──▶ (the learner's log-probs) ──▶ prove ──▶ generate …
+
+What holds
+    * Nothing blocks but `wait`. What a call returns, or fails with, becomes an event; the errors of Ray and vLLM end here.
+    * A version is brought to a worker by its file, whose checksums the engine compares, then its canary must agree with the
+      learner. The learner is asked once for each version, about the tokens of the first worker, before it goes on learning;
+      others, which draw the same tokens with the same seed, are compared with that answer as far as theirs are the same
+      (rounding may part two engines). So a joiner never waits for the learner.
+    * A version's file stays until no worker is being brought to it and a newer one is published: a joiner can always load
+      what it was told to.
+    * Each worker is an actor of its own with its own resources: adding one never touches the others, nor the learner.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.deadlines import Calls
+from actors.learners import Learners
+from actors.rollout import RolloutWorker, WorkerDead, WorkerHealth, WorkerState
+from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started
+from actors.scorers import Scorers
+from actors.types import Completion, Generation, PromptTask
+from actors.weights import WeightVersion
+from configs.schema import RunConfig
+
+#: Calls an async rollout actor takes at a time; beyond it calls queue in Ray, control calls included.
+ROLLOUT_CONCURRENCY = 1000
+#: Seconds that actors get to end by themselves.
+STOP_SECONDS = 10.0
+#: Seconds between two looks when nothing is under way.
+NAP_SECONDS = 0.05
+#: Seconds for a worker to say how many pictures it has encoded; then its last word counts.
+COUNT_SECONDS = 5.0
+
+Outcome = Any  # what a call returned, or the exception it failed with
+Handler = Callable[[Outcome], Iterable[Event]]
+#: Tokens of each canary completion, and the learner's log-probs of them.
+Canary = tuple[tuple[tuple[int, ...], Sequence[float]], ...]
+
+
+class RayPort:
+    """The port of one run; `offer` a version before the fleet is told of it. `close` ends all actors but the learner."""
+
+    def __init__(
+        self, config: RunConfig, model_folder: str, learners: Learners, canary: PromptTask, say: Callable[[str], None]
+    ) -> None:
+        self._config, self._model_folder, self._learners, self._canary = config, model_folder, learners, canary
+        self._workers: dict[str, Any] = {}
+        self._refs: dict[ray.ObjectRef, Handler] = {}
+        self._work: set[ray.ObjectRef] = set()  # of them generations, and versions on their way
+        self._generations: dict[tuple[str, str], ray.ObjectRef] = {}  # by worker and request
+        self._scorers = Scorers(config, say)
+        self._version: WeightVersion | None = None
+        self._expected: Canary | None = None  # what the learner says of the version
+        self._canaries: list[tuple[str, Generation]] = []  # that wait for it
+        self._bringing: dict[str, int] = {}
+        self._kept = 0  # versions before it are removed
+        self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
+        self._next_health: dict[str, float] = {}
+        self._ending: list[tuple[Any, ray.ObjectRef, float]] = []
+        self._pictures: dict[str, int] = {}  # of the workers that have started
+
+    def offer(self, version: WeightVersion) -> None:
+        """From now on workers are brought this version."""
+        self._version, self._expected, self._canaries = version, None, []
+
+    # calls
+
+    def start(self, worker: str) -> None:
+        rollout = self._config.rollout
+        options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_concurrency": ROLLOUT_CONCURRENCY}
+        actor = ray.remote(RolloutWorker).options(**options).remote(
+            worker, self._model_folder, rollout, self._config.model.dtype, self._config.seed
+        )
+        self._workers[worker] = actor
+
+        def started(_: dict) -> Iterable[Event]:
+            self._pictures[worker] = 0
+            return [Started(worker)]
+
+        self._expect(actor.health.remote(), worker, lambda _: [Placed(worker)])
+        self._expect(actor.start.remote(), worker, started)
+
+    def update(self, worker: str) -> None:
+        actor, version = self._workers[worker], self._version
+        assert version is not None  # the fleet is told of a version after it was offered
+
+        def loaded(_: float) -> Iterable[Event]:
+            self._expect(actor.canary.remote(self._canary.request), worker, sampled, work=True)
+            return ()
+
+        def sampled(generation: Generation) -> Iterable[Event]:
+            return self._compare(worker, version, generation)
+
+        self._bringing[worker] = version.number
+        self._expect(actor.update_weights.remote(version), worker, loaded, work=True)
+
+    def _compare(self, worker: str, version: WeightVersion, generation: Generation) -> Iterable[Event]:
+        """The canary's log-probs against the learner's, which is asked about the first canary of a version."""
+        if version is not self._version:  # a newer one is there, which it will be brought now: this one serves nobody
+            return self._proved(worker, version, math.nan)
+        if self._expected is not None:
+            self._prove(worker, version, generation)
+            return ()
+        self._canaries.append((worker, generation))
+        if len(self._canaries) == 1:
+            tokens = tuple(completion.token_ids for completion in generation.completions)
+            calls = self._learners.logprobs(self._canary.prompt, generation.expanded_prompt_ids, tokens)
+
+            def answered() -> None:
+                self._expected = tuple(zip(tokens, calls.results()[0], strict=True))
+                waiting, self._canaries = self._canaries, []
+                for other, own in waiting:
+                    self._prove(other, version, own)
+
+            self._asking.append((calls, answered))
+        return ()
+
+    def _prove(self, worker: str, version: WeightVersion, generation: Generation) -> None:
+        assert self._expected is not None
+        if worker in self._workers:
+            gap = canary_gap(self._expected, generation.completions)
+            proof = self._workers[worker].prove.remote(gap)
+            self._expect(proof, worker, lambda _: self._proved(worker, version, gap), work=True)
+
+    def _proved(self, worker: str, version: WeightVersion, gap: float) -> Iterable[Event]:
+        self._bringing.pop(worker, None)
+        self._release()
+        return [Proved(worker, version.number, gap)] if worker in self._workers else []
+
+    def _release(self) -> None:
+        """Remove the versions that nobody needs any more."""
+        assert self._version is not None
+        needed = min([self._version.number, *self._bringing.values()])
+        if needed > self._kept:
+            self._kept = needed
+            self._asking.append((self._learners.release_before(needed), lambda: None))
+
+    def generate(self, worker: str, task: PromptTask) -> None:
+        request = task.request.request_id
+        ref = self._workers[worker].generate.remote(task.request)
+
+        def answered(outcome: Outcome) -> Iterable[Event]:
+            if isinstance(outcome, Generation):
+                self._generations[worker, request] = ref
+                return [Answered(worker, request, outcome)]
+            if isinstance(outcome, ValueError):  # of the engine, or MediaError
+                return [Refused(worker, request, told(outcome))]
+            if isinstance(outcome, (RayActorError, WorkerDead)):
+                return [Lost(worker, told(outcome))]
+            return [Failed(worker, request, told(outcome))]
+
+        self._refs[ref] = answered
+        self._work.add(ref)
+
+    def score(self, task: PromptTask, generation: Generation) -> None:
+        self._scorers.score(task, self._generations.pop((generation.worker, task.request.request_id)))
+
+    def end(self, worker: str, reason: str) -> None:
+        actor = self._workers.pop(worker)
+        self._generations = {key: ref for key, ref in self._generations.items() if key[0] != worker}
+        self._bringing.pop(worker, None)
+        self._next_health.pop(worker, None)
+        self._ending.append((actor, actor.stop.remote(), time.monotonic() + STOP_SECONDS))
+
+    def withdraw(self) -> None:
+        """The learner is lost: what is generated, scored or proved now belongs to nobody."""
+        for ref in self._work:
+            self._refs.pop(ref, None)
+        self._work, self._asking, self._bringing, self._generations, self._canaries = set(), [], {}, {}, []
+        self._scorers.withdraw()
+
+    def _expect(self, ref: ray.ObjectRef, worker: str, handler: Handler, work: bool = False) -> None:
+        """A call of a worker that may not fail: if it does, the worker is lost."""
+
+        def settled(outcome: Outcome) -> Iterable[Event]:
+            return [Lost(worker, told(outcome))] if isinstance(outcome, Exception) else handler(outcome)
+
+        self._refs[ref] = settled
+        if work:
+            self._work.add(ref)
+
+    # events
+
+    def wait(self, seconds: float, pending: Calls | None = None) -> list[Event]:
+        """Also raises what a call of the learner, or the start of a reward actor, has failed with."""
+        self._ask_health()
+        learner = [ref for calls, _ in self._asking for ref in calls.missing]
+        learner += pending.missing if pending is not None else ()
+        refs = [*self._refs, *self._scorers.refs, *learner]
+        if not refs:
+            time.sleep(NAP_SECONDS)
+            return []
+        ray.wait(refs, num_returns=1, timeout=seconds)
+        self._go_on()  # it may raise: before any event is taken
+        self._scorers.check()
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        events: list[Event] = []
+        for ref in ready:
+            self._work.discard(ref)
+            if (handler := self._refs.pop(ref, None)) is not None:
+                events += handler(_outcome(ref))
+            elif (scored := self._scorers.take(ref)) is not None:
+                events.append(Scored(*scored))
+        self._end_overdue(time.monotonic())
+        return events
+
+    def _ask_health(self) -> None:
+        """Ask every worker how it is, once in a while; one that does not answer is not asked again."""
+        now = time.monotonic()
+        for name, actor in self._workers.items():
+            if now >= self._next_health.get(name, 0.0):
+                self._next_health[name] = math.inf
+                self._expect(actor.health.remote(), name, lambda health, name=name: self._health(name, health))
+
+    def _health(self, worker: str, health: WorkerHealth) -> Iterable[Event]:
+        self._next_health[worker] = time.monotonic() + POLL_SECONDS
+        dead = health.state == WorkerState.DEAD.value
+        return [Lost(worker, "its engine died")] if dead else [Heard(worker, health.progress)]
+
+    def _go_on(self) -> None:
+        """With what the learner was asked."""
+        asking, self._asking = self._asking, []
+        for calls, then in asking:
+            if calls.done():
+                then()
+            else:
+                self._asking.append((calls, then))
+
+    def pictures(self) -> int:
+        """Pictures that have gone through the engines' vision towers, of all workers that ever were."""
+        started = [name for name in self._workers if name in self._pictures]  # one that starts answers nobody
+        refs = {self._workers[name].image_passes.remote(): name for name in started}
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=COUNT_SECONDS) if refs else ([], [])
+        for ref in ready:
+            if isinstance(count := _outcome(ref), int):
+                self._pictures[refs[ref]] = count
+        return sum(self._pictures.values())
+
+    # the end
+
+    def _end_overdue(self, now: float) -> None:
+        ending, self._ending = self._ending, []
+        for actor, stopped, deadline in ending:
+            if now > deadline or ray.wait([stopped], timeout=0)[0]:
+                ray.kill(actor)
+            else:
+                self._ending.append((actor, stopped, deadline))
+
+    def close(self) -> None:
+        """Ask every actor to end what it owns, then kill it, whatever state it is in."""
+        for name in list(self._workers):
+            self.end(name, "the run is over")
+        stopping = [*(stopped for _, stopped, _ in self._ending), *self._scorers.close()]
+        ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)
+        self._end_overdue(math.inf)
+        self._scorers.kill()
+
+
+def _outcome(ref: ray.ObjectRef) -> Outcome:
+    try:
+        return ray.get(ref)
+    except Exception as error:  # the process boundary: whatever the actor raised is data from here on
+        return error
+
+
+def told(error: Exception) -> str:
+    """One line for what a remote call raised, without the traces of the machinery."""
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    if isinstance(error, RayActorError):
+        return f"its process died: {str(error).strip().partition(chr(10))[0]}"
+    return str(error)
+
+
+def canary_gap(expected: Canary, completions: Sequence[Completion]) -> float:
+    """The largest |learner - worker| log-prob, nats, over the tokens that are the same; NaN when there are none."""
+    pairs: list[tuple[float, float]] = []
+    for (tokens, logprobs), completion in zip(expected, completions, strict=True):
+        for ours, theirs, wanted, drawn in zip(logprobs, completion.logprobs, tokens, completion.token_ids):
+            if wanted != drawn:
+                break
+            pairs.append((ours, theirs))
+    return largest_gap(pairs) if pairs else math.nan
+
+
+def largest_gap(pairs: Iterable[tuple[float, float]]) -> float:
+    """The largest difference of two log-probs, nats; NaN as soon as one difference is no finite number."""
+    gaps = [abs(ours - theirs) for ours, theirs in pairs]
+    return max(gaps) if all(map(math.isfinite, gaps)) else math.nan
