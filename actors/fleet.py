@@ -93,7 +93,7 @@ class Worker:
     holds: set[str] = field(default_factory=set)
     placed: bool = False
     failures: int = 0
-    refusals: int = 0
+    refusals: set[str] = field(default_factory=set)
     progress: object = None
 
 
@@ -198,6 +198,12 @@ class Fleet:
             heapq.heappop(self._free)
         return None
 
+    def choose_without(self, harmful: Callable[[str], bool]) -> str | None:
+        """As `choose`, of those that hold no such request. Looks at every member."""
+        room = [worker for worker in self._workers.values() if self._has_room(worker)]
+        free = [worker for worker in room if not any(map(harmful, worker.holds))]
+        return min(free, key=lambda worker: len(worker.holds)).name if free else None
+
     # what has happened
 
     def placed(self, name: str) -> None:
@@ -244,7 +250,7 @@ class Fleet:
         if worker is None or request not in worker.holds:
             return False
         worker.holds.discard(request)
-        worker.failures, worker.refusals = max(0, worker.failures - ANSWER), 0
+        worker.failures, worker.refusals = max(0, worker.failures - ANSWER), set()
         self._settled &= worker.state is not State.DRAINING
         self._lives(worker)
         self._offer(worker)
@@ -273,8 +279,8 @@ class Fleet:
         worker = self._workers.get(name)
         if worker is None or request not in worker.holds:
             return set()
-        worker.refusals += 1
-        if worker.refusals >= REFUSALS:
+        worker.refusals.add(request)  # the same one, asked again, says nothing about the worker
+        if len(worker.refusals) >= REFUSALS:
             return self._died(worker, f"{REFUSALS} requests refused in a row, the last: {reason}")
         worker.holds.discard(request)
         self._settled &= worker.state is not State.DRAINING
@@ -286,9 +292,10 @@ class Fleet:
         """Look at the clock; returns what silent workers held. FleetExhausted as in `failed`, and when the cluster has had no
         room for anybody."""
         lost: set[str] = set()
-        waiting = [self._clock() - worker.since for worker in self.workers if worker.state is State.JOINING and not worker.placed]
-        if waiting and len(waiting) == len(self._workers) and min(waiting) >= self.limits.start_silence:
-            raise FleetExhausted(f"the cluster has had no room for a rollout worker for {min(waiting):.0f} s: see `ray status`")
+        unplaced = [worker for worker in self.workers if worker.state is State.JOINING and not worker.placed]
+        waited = min((self._clock() - worker.since for worker in unplaced), default=0.0)
+        if len(unplaced) == len(self._workers) and waited >= self.limits.start_silence:
+            raise FleetExhausted(f"the cluster has had no room for a rollout worker for {waited:.0f} s: see `ray status`")
         for worker in self.workers:
             if (limit := self._limit(worker)) is None:
                 continue
@@ -336,13 +343,14 @@ class Fleet:
         self._settled &= state is State.SERVING  # all other states may ask for something to be done
         self._offer(worker)
 
+    def _has_room(self, worker: Worker) -> bool:
+        return worker.state is State.SERVING and len(worker.holds) < self.limits.outstanding
+
     def _offer(self, worker: Worker) -> None:
         """Put it where `choose` looks, if it may be given work."""
-        if worker.state is State.SERVING and len(worker.holds) < self.limits.outstanding:
+        if self._has_room(worker):
             heapq.heappush(self._free, (len(worker.holds), int(worker.name[1:]), worker.name))
         if len(self._free) > 64 + 8 * len(self._workers):  # mostly entries that are out of date
-            serving = [own for own in self._workers.values() if own.state is State.SERVING]
-            self._free = [
-                (len(own.holds), int(own.name[1:]), own.name) for own in serving if len(own.holds) < self.limits.outstanding
-            ]
+            room = [own for own in self._workers.values() if self._has_room(own)]
+            self._free = [(len(own.holds), int(own.name[1:]), own.name) for own in room]
             heapq.heapify(self._free)

@@ -263,7 +263,7 @@ class Rollouts:
     def _send(self) -> None:
         held_back = []
         while (worker := self.fleet.choose()) is not None and (name := self.ledger.take_pending()) is not None:
-            if self._is_suspect(name) and any(map(self._is_suspect, self.fleet.holds(worker))):
+            if self._is_suspect(name) and (worker := self.fleet.choose_without(self._is_suspect)) is None:
                 held_back.append(name)
                 continue
             self.ledger.sent(name, worker)

@@ -161,10 +161,11 @@ def optimise(
         try:
             sampled = sample_step(rollouts, learners, config, step, watch)  # o_1 … o_G ~ pi_old(. | q), r_i, A_i
         except GrpoFailed as error:
-            raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {record.write_failed(step, rollouts.scored(step))}") from None
+            kept = record.write_failed(step, rollouts.scored(step))
+            raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {kept}") from None
         seen = port.pictures() - seen
         batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo)
-        (learned, *_) = rollouts.meanwhile(learners.step(batch.train)) if batch.train else ({},)  # theta <- theta - lr * gradient
+        learned = rollouts.meanwhile(learners.step(batch.train))[0] if batch.train else {}  # theta <- theta - lr * gradient
         watch.lap("learn")
         if batch.train:
             synced = publish(rollouts, learners, port, synced.version + 1)  # pi_old <- pi_theta, proved

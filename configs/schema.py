@@ -312,7 +312,7 @@ class FailureConfig(Section):
     workers: int = Field(3, ge=0, description="Deaths of rollout workers within an hour")
     rewards: int = Field(3, ge=0, description="Deaths of reward actors within an hour")
     learner: int = Field(3, ge=0, description="Deaths of learner ranks without a new checkpoint between them")
-    attempts: int = Field(3, ge=1, description="How often a prompt is sent before it is dropped: what workers die on may be why they die")
+    attempts: int = Field(3, ge=1, description="How often workers may be lost to a prompt, or refuse it, before it is dropped")
 
 
 class RunConfig(Section):

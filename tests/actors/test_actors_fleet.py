@@ -342,6 +342,27 @@ def test_who_refuses_three_in_a_row_is_dead_and_others_answer_what_it_held(clock
     assert fleet.plan() == [ended, Action("start", "w1")]
 
 
+def test_one_request_however_often_refused_is_one_refusal(clock) -> None:
+    fleet = serving(clock, workers=1)
+    for _ in range(2 * REFUSALS):
+        give(fleet, "a")
+        assert fleet.refused("w0", "too long", "a") == {"a"}
+    assert fleet.states() == {"serving": 1}
+
+
+def test_the_least_loaded_of_those_that_hold_no_harm_is_chosen(clock) -> None:
+    fleet = serving(clock, workers=3, outstanding=2)
+    for name, requests in {"w0": ["bad 1"], "w1": ["a"], "w2": []}.items():
+        for request in requests:
+            fleet.sent(name, request)
+    harmful = lambda request: request.startswith("bad")
+    assert fleet.choose_without(harmful) == "w2"
+    fleet.sent("w2", "bad 2")
+    assert fleet.choose_without(harmful) == "w1"
+    fleet.sent("w1", "b")
+    assert fleet.choose_without(harmful) is None
+
+
 def test_an_answer_between_refusals_forgives_them_all(clock) -> None:
     fleet = serving(clock, workers=1)
     for _ in range(4):

@@ -23,7 +23,7 @@ class Life(RuleBasedStateMachine):
         self.starting: set[str] = set()
         self.unplaced: dict[str, float] = {}  # of those that start: since when
         self.failures: dict[str, int] = {}
-        self.refusals: dict[str, int] = {}
+        self.refusals: dict[str, set[str]] = {}
         self.bringing: dict[str, int] = {}
         self.proofs: dict[str, int] = {}  # of the current version, and not in doubt
         self.held: dict[str, str] = {}  # request to worker
@@ -66,7 +66,7 @@ class Life(RuleBasedStateMachine):
     def answer(self, request: str) -> None:
         name = self.held.pop(request)
         assert self.fleet.answered(name, request) is True
-        self.failures[name], self.refusals[name] = max(0, self.failures.get(name, 0) - 1), 0
+        self.failures[name], self.refusals[name] = max(0, self.failures.get(name, 0) - 1), set()
 
     def start(self, name: str) -> None:
         self.place(name)
@@ -148,8 +148,8 @@ class Life(RuleBasedStateMachine):
         name = self.held[request]
         own = self.fleet.holds(name)
         lost = self.fleet.refused(name, "a reason", request)
-        self.refusals[name] = self.refusals.get(name, 0) + 1
-        assert bool(state(self.fleet, name)) == (self.refusals[name] < REFUSALS)
+        self.refusals.setdefault(name, set()).add(request)
+        assert bool(state(self.fleet, name)) == (len(self.refusals[name]) < REFUSALS)
         assert lost == ({request} if state(self.fleet, name) else own)
         self.take_back(lost)
 
