@@ -27,11 +27,12 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Found:
-    """The newest whole checkpoint (None: there is none), and what was wrong with newer ones."""
+    """The newest whole checkpoint (None: there is none); what is wrong with newer ones, and those that were finished once."""
 
     folder: Path | None
     state: Mapping[str, Any]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    broken: tuple[Path, ...] = ()
 
 
 class Checkpoints:
@@ -57,14 +58,22 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def newest(self) -> Found:
-        """Reads every byte of the newest checkpoint."""
-        problems = []
+        """Reads every byte of the newest checkpoint. OSError for what cannot be read: it may be whole."""
+        problems: list[str] = []
+        broken: list[Path] = []
         for folder in self._newest_first():
             try:
-                return Found(folder, _verified(folder), tuple(problems))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                return Found(folder, _verified(folder), tuple(problems), tuple(broken))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 problems.append(f"checkpoint {folder.name} is not whole: {error}")
-        return Found(None, {}, tuple(problems))
+                broken += [folder] if (folder / STATE).is_file() else []
+        return Found(None, {}, tuple(problems), tuple(broken))
+
+    def set_aside(self, folder: Path) -> None:
+        """It is not whole, and shall not be taken for a checkpoint later."""
+        aside = folder.with_name(f"broken-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
     def _newest_first(self) -> list[Path]:
         named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self.folder.glob("step-*")]

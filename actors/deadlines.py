@@ -10,7 +10,11 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Hashable, Mapping, Sequence, TypeVar
 
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+
 Label = TypeVar("Label", bound=Hashable)
+#: How Ray says that an actor is no more: it died, its node did, or its node killed it for memory.
+DEATHS = (RayActorError, NodeDiedError, OutOfMemoryError)
 POLL_SECONDS = 1.0
 
 

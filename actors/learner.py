@@ -17,7 +17,7 @@ A plain class: `ray.remote` wraps it at the edge.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -284,10 +284,10 @@ class Learner:
         """Those of the plain model on rank 0, none on the others."""
         return merged(self._engine.state_dict(), self._config.model.lora)
 
-    def release_before(self, number: int) -> None:
-        """Unlink the versions older than `number`: every worker has a newer one."""
+    def release_all_but(self, numbers: Collection[int]) -> None:
+        """Unlink all other versions: no worker needs them."""
         if self._store is not None:
-            for old in [live for live in self._store.live if live < number]:
+            for old in [live for live in self._store.live if live not in numbers]:
                 self._store.release(old)
 
     def save(self, folder: str) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import ray
 
 from actors.batching import TrainBatch, TrainGroup
-from actors.deadlines import Calls
+from actors.deadlines import DEATHS, Calls
 from actors.learner import Learner
 from configs.schema import RunConfig
 from data.types import Prompt
 from models.heap import training_runtime
+
+#: Seconds that Ray may need to find out that a rank is dead, after others have noticed.
+LOOK_SECONDS = 5.0
 
 
 class Learners:
@@ -70,10 +73,20 @@ class Learners:
         what = "the canary's log-probs"
         return self._call(lambda rank: rank.logprobs.remote(prompt, expanded, completions), what, self._limits.learner)
 
-    def release_before(self, version: int) -> Calls:
+    def release_all_but(self, versions: frozenset[int]) -> Calls:
         """Remove the versions that no worker needs any more; comes behind an optimizer step that is under way."""
         limit = self._limits.learner * (1 + self._config.grpo.inner_epochs)
-        return Calls([self._ranks[0].release_before.remote(version)], "the trainer", "older versions to be released", limit)
+        return Calls([self._ranks[0].release_all_but.remote(versions)], "the trainer", "old versions to be released", limit)
+
+    def lost(self) -> bool:
+        """Whether a rank has died; looks for at most `LOOK_SECONDS`, in which one that works need not answer."""
+        asked = [rank.address.remote() for rank in self._ranks]
+        for ref in ray.wait(asked, num_returns=len(asked), timeout=LOOK_SECONDS)[0]:
+            try:
+                ray.get(ref)
+            except DEATHS:
+                return True
+        return False
 
     def save(self, folder: Path) -> Calls:
         """A resumable checkpoint."""

@@ -8,8 +8,8 @@ What holds
       learner. The learner is asked once for each version, about the tokens of the first worker, before it goes on learning;
       others, which draw the same tokens with the same seed, are compared with that answer as far as theirs are the same
       (rounding may part two engines). So a joiner never waits for the learner.
-    * A version's file stays until no worker is being brought to it and a newer one is published: a joiner can always load
-      what it was told to.
+    * A version's file stays while a worker is being brought to it, and until a newer one is published: a joiner can always
+      load what it was told to.
     * Each worker is an actor of its own with its own resources: adding one never touches the others, nor the learner.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.deadlines import Calls
+from actors.deadlines import DEATHS, Calls
 from actors.learners import Learners
 from actors.rollout import RolloutWorker, WorkerDead, WorkerHealth, WorkerState
 from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started
@@ -63,7 +63,7 @@ class RayPort:
         self._expected: Canary | None = None  # what the learner says of the version
         self._canaries: list[tuple[str, Generation]] = []  # that wait for it
         self._bringing: dict[str, int] = {}
-        self._kept = 0  # versions before it are removed
+        self._kept: frozenset[int] = frozenset()  # versions that were left when others were removed
         self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
         self._next_health: dict[str, float] = {}
         self._ending: list[tuple[Any, ray.ObjectRef, float]] = []
@@ -110,27 +110,35 @@ class RayPort:
             return self._proved(worker, version, math.nan)
         if self._expected is not None:
             self._prove(worker, version, generation)
-            return ()
-        self._canaries.append((worker, generation))
-        if len(self._canaries) == 1:
-            tokens = tuple(completion.token_ids for completion in generation.completions)
-            calls = self._learners.logprobs(self._canary.prompt, generation.expanded_prompt_ids, tokens)
-
-            def answered() -> None:
-                self._expected = tuple(zip(tokens, calls.results()[0], strict=True))
-                waiting, self._canaries = self._canaries, []
-                for other, own in waiting:
-                    self._prove(other, version, own)
-
-            self._asking.append((calls, answered))
+        else:
+            self._canaries.append((worker, generation))
+            if len(self._canaries) == 1:
+                self._ask_learner(version, generation)
         return ()
 
-    def _prove(self, worker: str, version: WeightVersion, generation: Generation) -> None:
+    def _ask_learner(self, version: WeightVersion, generation: Generation) -> None:
+        tokens = tuple(completion.token_ids for completion in generation.completions)
+        calls = self._learners.logprobs(self._canary.prompt, generation.expanded_prompt_ids, tokens)
+
+        def answered() -> None:
+            self._expected = tuple(zip(tokens, calls.results()[0], strict=True))
+            first, *others = self._canaries
+            self._canaries = []
+            if not self._prove(first[0], version, first[1]):
+                self._expected = None  # what a wrong worker has drawn says little about others
+            for worker, own in others:
+                self._compare(worker, version, own)
+
+        self._asking.append((calls, answered))
+
+    def _prove(self, worker: str, version: WeightVersion, generation: Generation) -> bool:
+        """Tell the worker its gap; whether that proves it."""
         assert self._expected is not None
+        gap = canary_gap(self._expected, generation.completions)
         if worker in self._workers:
-            gap = canary_gap(self._expected, generation.completions)
             proof = self._workers[worker].prove.remote(gap)
             self._expect(proof, worker, lambda _: self._proved(worker, version, gap), work=True)
+        return gap <= self._config.rollout.canary_tolerance
 
     def _proved(self, worker: str, version: WeightVersion, gap: float) -> Iterable[Event]:
         self._bringing.pop(worker, None)
@@ -140,10 +148,10 @@ class RayPort:
     def _release(self) -> None:
         """Remove the versions that nobody needs any more."""
         assert self._version is not None
-        needed = min([self._version.number, *self._bringing.values()])
-        if needed > self._kept:
+        needed = frozenset([self._version.number, *self._bringing.values()])
+        if needed != self._kept:
             self._kept = needed
-            self._asking.append((self._learners.release_before(needed), lambda: None))
+            self._asking.append((self._learners.release_all_but(needed), lambda: None))
 
     def generate(self, worker: str, task: PromptTask) -> None:
         request = task.request.request_id
@@ -155,7 +163,7 @@ class RayPort:
                 return [Answered(worker, request, outcome)]
             if isinstance(outcome, ValueError):  # of the engine, or MediaError
                 return [Refused(worker, request, told(outcome))]
-            if isinstance(outcome, (RayActorError, WorkerDead)):
+            if isinstance(outcome, (*DEATHS, WorkerDead)):
                 return [Lost(worker, told(outcome))]
             return [Failed(worker, request, told(outcome))]
 
@@ -202,7 +210,6 @@ class RayPort:
             return []
         ray.wait(refs, num_returns=1, timeout=seconds)
         self._go_on()  # it may raise: before any event is taken
-        self._scorers.check()
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         events: list[Event] = []
         for ref in ready:
@@ -211,6 +218,7 @@ class RayPort:
                 events += handler(_outcome(ref))
             elif (scored := self._scorers.take(ref)) is not None:
                 events.append(Scored(*scored))
+        self._scorers.check()  # after the scores that had come
         self._end_overdue(time.monotonic())
         return events
 
@@ -283,14 +291,17 @@ def told(error: Exception) -> str:
 
 
 def canary_gap(expected: Canary, completions: Sequence[Completion]) -> float:
-    """The largest |learner - worker| log-prob, nats, over the tokens that are the same; NaN when there are none."""
+    """The largest |learner - worker| log-prob, nats, over the tokens that are the same.
+
+    NaN when fewer than half of the learner's are: wrong weights soon draw other tokens, rounding seldom does.
+    """
     pairs: list[tuple[float, float]] = []
     for (tokens, logprobs), completion in zip(expected, completions, strict=True):
         for ours, theirs, wanted, drawn in zip(logprobs, completion.logprobs, tokens, completion.token_ids):
             if wanted != drawn:
                 break
             pairs.append((ours, theirs))
-    return largest_gap(pairs) if pairs else math.nan
+    return largest_gap(pairs) if 2 * len(pairs) >= sum(len(tokens) for tokens, _ in expected) else math.nan
 
 
 def largest_gap(pairs: Iterable[tuple[float, float]]) -> float:

@@ -73,6 +73,11 @@ class StageRecord:
         (self.folder / "traces").mkdir(parents=True, exist_ok=True)
         found = self._checkpoints.newest()
         progress = Progress(remarks=found.problems)
+        if found.folder is None and found.broken:
+            raise CheckpointMismatch(
+                f"no checkpoint in {self._checkpoints.folder} is whole: {'; '.join(found.problems)}; put one back, or remove "
+                "that folder to start the stage afresh"
+            )
         if found.folder is not None:
             state, place = found.state, self._checkpoints.folder
             if state["fingerprint"] != self._fingerprint:
@@ -88,6 +93,8 @@ class StageRecord:
                     f"{place}; put the old one back, go on with the new one by --set reward.accept_changed=true, "
                     "or remove that folder to start the stage afresh"
                 )
+            for folder in found.broken:
+                self._checkpoints.set_aside(folder)
             if changed:
                 self._history.append({"step": state["step"], "rewards": self._rewards})
             progress = Progress(state["step"], state["version"], state["ledger"], found.folder, found.problems)

@@ -5,10 +5,9 @@
        └──────── groups, complete per step ◀── scores ◀── port: reward actors
 
 What holds
-    * Staleness is bounded by admission: prompts of step s are asked for when at most `s - K` steps are still to be learned
-      before their weights are known, that is after version s - K was published, and only workers that have proved the
-      current version are given any. Weights only get newer under way, so no token that step s trains on is of a version
-      before s - K. K = 0 is strictly on-policy.
+    * Staleness is bounded by admission: prompts of step s are asked for once step s - K - 1 is learned, whose weights are then
+      the newest, and only workers that have proved the newest get any. Weights only get newer under way, so no token that
+      step s trains on is more than K versions old. K = 0 is strictly on-policy.
     * A step is collected when all prompts that were asked for it are there: the slow ones are waited for, never replaced
       by faster ones, so what is trained on has the lengths of the data.
     * A prompt that a worker lost goes to another one with the same seed. Workers hold one such prompt at a time, so that one
@@ -84,7 +83,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker could not answer, which says nothing about the request."""
+    """The worker could not answer."""
 
     worker: str
     request: str

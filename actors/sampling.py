@@ -43,6 +43,7 @@ class Sampled:
 
     tasks: list[PromptTask] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     rewards: list[Rewards] = field(default_factory=list)
     advantages: list[GroupAdvantages] = field(default_factory=list)
     kl_sum: float = 0.0
@@ -72,13 +73,14 @@ def sample_step(rollouts: Rollouts, learners: Learners, config: RunConfig, step:
             rewards = _without_divergence(rollouts, learners, collected.groups, rewards, config, sampled)
             watch.lap("learn")  # the reference's log-probs are the learner's work
         sampled.tasks += collected.tasks
+        sampled.dropped += collected.dropped
         sampled.groups += collected.groups
         sampled.rewards += rewards
         sampled.advantages += [advantages_of(own, grpo) for own in rewards]  # A_i = (r_i - mean r) / std r
         outcomes = [own.outcome for own in sampled.advantages]
         rounds += 1
     if not sampled.groups:
-        raise GrpoFailed(f"no prompt of step {step + 1} could be answered; the last reason: {collected.dropped[-1]}")
+        raise GrpoFailed(f"no prompt of step {step + 1} could be answered; the last reason: {sampled.dropped[-1]}")
     return sampled
 
 

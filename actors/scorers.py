@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from actors.deadlines import DeadlineExceeded, Silence
+from actors.deadlines import DEATHS, DeadlineExceeded, Silence
 from actors.reward import RewardActor, longest_silence, reward_versions
 from actors.types import PromptTask
 from configs.schema import RunConfig
@@ -83,7 +82,7 @@ class Scorers:
             return None
         try:
             result = ray.get(ref)
-        except RayActorError as error:
+        except DEATHS as error:
             self._replace(actor, str(error).partition("\n")[0])
             return None
         actor.answers += 1

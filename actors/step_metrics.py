@@ -43,7 +43,7 @@ def step_metrics(
 
     `reward_NAME` is the mean of a component over the completions it applies to (null for none), their share `applies_NAME`, what it
     counts in the total `weight_NAME` (`weights`; a gate may keep it out of some totals).
-    `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
+    `prompts_dropped` are in no other number here. `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
     engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
     vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
     `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
@@ -83,6 +83,7 @@ def step_metrics(
         },
         "zero_variance_fraction": outcomes.count("zero_variance") / len(outcomes),
         "prompts": len(sampled.tasks),
+        "prompts_dropped": len(sampled.dropped),
         **dict.fromkeys(LEARNER_KEYS),
         **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
         **({"kl": sampled.kl_sum / sampled.kl_tokens} if sampled.kl_tokens else {}),

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from actors.deadlines import DeadlineExceeded
-from actors.fleet import Fleet, FleetExhausted, FleetLimits
+from actors.deadlines import DEATHS, DeadlineExceeded
+from actors.fleet import Fleet, FleetExhausted, FleetLimits, State
 from actors.learners import Learners
 from actors.ledger import Ledger
 from actors.prompt_tasks import TaskMaker
@@ -88,7 +88,6 @@ def train_policy(
         rollouts = Rollouts(Fleet(fleet_limits(config)), ledger, port, tasks.take, say)
         rollouts.fleet.scale(config.rollout.workers)
         persist(rollouts, learners, port, schedule.steps, position, record, config, say)
-        rollouts.meanwhile(learners.export(stage_folder / MODEL))
         record.finish()
     except (RayError, DeadlineExceeded, FleetExhausted) as error:
         raise GrpoFailed(
@@ -118,7 +117,7 @@ def persist(
     config: RunConfig,
     say: Say,
 ) -> None:
-    """`optimise`, from the last checkpoint again whenever a learner rank dies; the fleet stays.
+    """`optimise`, then write the model; from the last checkpoint again whenever a learner rank dies. The fleet stays.
 
     Raises the death that is one more than `failures.learner` without a new checkpoint between them.
     """
@@ -128,9 +127,16 @@ def persist(
             (address,) = rollouts.meanwhile(learners.address())
             rollouts.meanwhile(learners.start(address, position.checkpoint))
             say("grpo: the learner is ready")
-            return optimise(rollouts, learners, port, steps, position, record, config, say)
-        except RayActorError as error:  # every other actor's death is an event of the port
+            optimise(rollouts, learners, port, steps, position, record, config, say)
+            rollouts.meanwhile(learners.export(record.folder / MODEL))
+            return
+        except RayError as error:
+            # A rank's death, or what that made of the others' collective; every other actor's is an event of the port.
+            if not isinstance(error, DEATHS) and not learners.lost():
+                raise
             before, position = position.step, record.resume(config.reward.accept_changed)
+            for remark in position.remarks:
+                say(f"grpo: {remark}")
             deaths = 1 if position.step > before else deaths + 1
             if deaths > config.failures.learner:
                 raise
@@ -170,7 +176,7 @@ def optimise(
         if batch.train:
             synced = publish(rollouts, learners, port, synced.version + 1)  # pi_old <- pi_theta, proved
         watch.lap("sync")
-        serving = len(rollouts.fleet.workers)
+        serving = rollouts.fleet.count(State.SERVING, State.STALE, State.SUSPECT)
         metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, serving, weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])

@@ -54,6 +54,7 @@ def test_one_that_is_not_whole_is_passed_over(three: Checkpoints, harm, told: st
     found = three.newest()
     assert (found.folder, found.state) == (three.folder / "step-4", {"step": 4})
     (problem,) = found.problems
+    assert found.broken == (() if "not finished" in told else (three.folder / "step-10",))
     assert problem.startswith("checkpoint step-10 is not whole: ") and told in problem
 
 
@@ -78,3 +79,21 @@ def test_what_is_done_again_replaces_what_was_there(three: Checkpoints) -> None:
     three.commit(10, {"step": 10, "again": True})
     assert three.newest().state == {"step": 10, "again": True}
     assert sorted(path.name for path in (three.folder / "step-10").iterdir()) == ["other", "state.json"]
+
+
+def test_what_is_set_aside_is_never_taken_for_a_checkpoint_again(three: Checkpoints) -> None:
+    flip(three.folder / "step-10")
+    (broken,) = three.newest().broken
+    three.set_aside(broken)
+    flip(three.folder / "broken-step-10")  # whole again
+    found = three.newest()
+    assert (found.folder, found.problems) == (three.folder / "step-4", ())
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(three: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(path: Path, *_, **__):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    with pytest.raises(OSError, match="Stale file handle"):
+        three.newest()

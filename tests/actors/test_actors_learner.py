@@ -261,7 +261,7 @@ def three_steps(
     if rank == 0:
         weights = {name: tensor.clone() for name, tensor in read_verified(version.path, version.manifest)}
         torch.save({"logprobs": logprobs, "weights": weights}, f"{folder}/result.pt")
-        again.release_before(4)
+        again.release_all_but({4})
         assert not Path(version.path).exists()
     return again
 

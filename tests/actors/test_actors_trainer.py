@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.ray_port import largest_gap
+from actors.ray_port import canary_gap, largest_gap
 from actors.record import CheckpointMismatch, Progress, StageRecord
 from actors.sampling import FailedShare, GrpoFailed, Sampled
 from actors.step_batch import StepBatch
@@ -119,6 +119,23 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
         StageRecord(tmp_path, "other", {}).resume()
 
 
+def test_a_resume_sets_a_broken_checkpoint_aside_and_without_a_whole_one_changes_nothing(tmp_path: Path) -> None:
+    record = StageRecord(tmp_path, "mine", {})
+    record.resume()
+    for step in (1, 2):
+        record.append({"step": step - 1}, [], [], [])
+        (record.begin_checkpoint(step) / "weights").write_bytes(b"w" * step)
+        record.commit(Progress(step, step, {"next": step, "steps": {}}))
+    (tmp_path / "checkpoints" / "step-2" / "weights").write_bytes(b"x")
+    assert StageRecord(tmp_path, "mine", {}).resume().step == 1
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["broken-step-2", "step-1"]
+    (tmp_path / "checkpoints" / "step-1" / "weights").unlink()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointMismatch, match="no checkpoint in .* is whole: .*step-1 is not whole: weights is missing"):
+        StageRecord(tmp_path, "mine", {}).resume()
+    assert (tmp_path / "metrics.jsonl").read_text() == before == '{"step": 0}\n'
+
+
 def test_half_a_surrogate_pair_in_a_row_is_written_and_read(tmp_path: Path) -> None:
     record = StageRecord(tmp_path, "mine", {})
     record.resume()
@@ -196,6 +213,19 @@ def test_one_difference_that_is_no_number_makes_the_canary_gap_no_number() -> No
     assert largest_gap([(-1.0, -1.5), (-2.0, -2.25)]) == 0.5
     assert math.isnan(largest_gap([(-1.0, -1.5), (math.nan, -2.0), (-3.0, -3.0)]))
     assert math.isnan(largest_gap([(-1.0, -math.inf), (-3.0, -3.0)]))
+
+
+def test_a_canary_is_compared_as_far_as_its_tokens_are_the_learners_and_needs_half_of_them() -> None:
+    expected = (((1, 2), (-1.0, -2.0)), ((3, 4), (-3.0, -4.0)))
+
+    def gap(*tokens: tuple[int, ...]) -> float:
+        logprobs = ((-1.5, -2.25), (-3.0, -4.125))
+        return canary_gap(expected, [Completion(own, logprobs[i], "", "stop") for i, own in enumerate(tokens)])
+
+    assert gap((1, 2), (3, 4)) == 0.5
+    assert gap((9, 2), (3, 4)) == 0.125  # rounding has parted one of the two
+    assert gap((1, 9), (3, 9)) == 0.5
+    assert math.isnan(gap((1, 9), (9, 4))) and math.isnan(gap((9, 9), (9, 9)))
 
 
 class Reader:
