@@ -80,6 +80,18 @@ class Action:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Change:
+    """A worker's passage from one state (None: it is new) to another; what it held then, and the version on its way to it."""
+
+    worker: str
+    before: State | None
+    after: State
+    holds: int
+    bringing: int | None
+    reason: str = ""
+
+
 @dataclass
 class Worker:
     """A member. `holds`: requests without an answer. `bringing`: the version on its way to it. `since`: of its state."""
@@ -98,12 +110,18 @@ class Worker:
 
 
 class Fleet:
-    """The members, of which `target` shall serve `version` (None: none is published yet). Times are those of `clock`."""
+    """The members, of which `target` shall serve `version` (None: none is published yet). Times are those of `clock`; every
+    change is told to `noted`, which may look, and must not touch."""
 
-    def __init__(self, limits: FleetLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: FleetLimits,
+        clock: Callable[[], float] = time.monotonic,
+        noted: Callable[[Change], None] = lambda change: None,
+    ) -> None:
         self.limits, self.target = limits, 0
         self.version: int | None = None
-        self._clock = clock
+        self._clock, self._noted = clock, noted
         self._workers: dict[str, Worker] = {}
         self._made = 0
         self._deaths: deque[tuple[float, str]] = deque()
@@ -186,6 +204,7 @@ class Fleet:
         name, now = f"w{self._made}", self._clock()
         self._made += 1
         self._workers[name] = Worker(name, State.JOINING, now, now)
+        self._noted(Change(name, None, State.JOINING, 0, None))
         return name
 
     def choose(self) -> str | None:
@@ -333,12 +352,14 @@ class Fleet:
         return held
 
     def _ended(self, worker: Worker, state: State, reason: str) -> Action:
+        self._noted(Change(worker.name, worker.state, state, len(worker.holds), worker.bringing, reason))
         worker.state = state
         worker.holds.clear()
         del self._workers[worker.name]
         return Action("end", worker.name, reason)
 
     def _enter(self, worker: Worker, state: State) -> None:
+        self._noted(Change(worker.name, worker.state, state, len(worker.holds), worker.bringing))
         worker.state, worker.since = state, self._clock()
         self._settled &= state is State.SERVING  # all other states may ask for something to be done
         self._offer(worker)

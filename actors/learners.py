@@ -7,6 +7,7 @@ does, who has a fleet to look after meanwhile (`actors.rollouts.Rollouts.meanwhi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import ray
 
 from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import DEATHS, Calls
+from actors.fleet_status import FleetStatus, rank_names
+from actors.identities import Identities
 from actors.learner import Learner
 from configs.schema import RunConfig
 from data.types import Prompt
@@ -27,22 +30,42 @@ LOOK_SECONDS = 5.0
 class Learners:
     """Makes the ranks; `start` starts them, `close` ends them in any case."""
 
-    def __init__(self, config: RunConfig, model_folder: str, stage_folder: str, steps: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model_folder: str,
+        stage_folder: str,
+        steps: int,
+        status: FleetStatus,
+        identities: Identities,
+    ) -> None:
         """Creates the actors; they are placed when Ray finds room."""
-        self._config, self._limits = config, config.deadlines
+        self._config, self._limits, self._status, self._identities = config, config.deadlines, status, identities
         self._arguments = (model_folder, stage_folder, steps)
         self._ranks = self._made()
 
     def _made(self) -> list[Any]:
         learner, (model_folder, stage_folder, steps) = self._config.learner, self._arguments
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus, "runtime_env": training_runtime(learner.num_gpus)}
-        return [
+        ranks = [
             ray.remote(Learner).options(**options).remote(self._config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
         ]
+        for name, rank in zip(rank_names(learner.ranks), ranks, strict=True):
+            self._identities.ask(name, rank)
+            self._status.life("learner", name, None, "starting")
+        return ranks
 
-    def replace(self) -> None:
-        """A rank is lost, and with it the gang: end what is left of it and make another, to be started."""
+    def ready(self) -> None:
+        """All ranks have started: note it."""
+        for name in rank_names(len(self._ranks)):
+            self._status.life("learner", name, "starting", "ready")
+
+    def replace(self, lost: Sequence[str], reason: str) -> None:
+        """The ranks of these names are lost, and with them the gang: end what is left of it and make another, to be started."""
+        for name in rank_names(len(self._ranks)):
+            after, why = ("lost", reason) if name in lost else ("ended", "another rank was lost")
+            self._status.life("learner", name, self._status.doing, after, why)
         self.kill()
         self._ranks = self._made()
 
@@ -78,15 +101,23 @@ class Learners:
         limit = self._limits.learner * (1 + self._config.grpo.inner_epochs)
         return Calls([self._ranks[0].release_all_but.remote(versions)], "the trainer", "old versions to be released", limit)
 
-    def lost(self) -> bool:
-        """Whether a rank has died; looks for at most `LOOK_SECONDS`, in which one that works need not answer."""
-        asked = [rank.address.remote() for rank in self._ranks]
-        for ref in ray.wait(asked, num_returns=len(asked), timeout=LOOK_SECONDS)[0]:
-            try:
-                ray.get(ref)
-            except DEATHS:
-                return True
-        return False
+    def lost(self) -> list[str]:
+        """A rank that has died, with others if several have; looks for at most `LOOK_SECONDS`, in which one that works need
+        not answer."""
+        names = rank_names(len(self._ranks))
+        asked = {rank.address.remote(): name for name, rank in zip(names, self._ranks, strict=True)}
+        dead: list[str] = []
+        deadline = time.monotonic() + LOOK_SECONDS
+        while asked and not dead and (left := deadline - time.monotonic()) > 0:
+            ready, _ = ray.wait(list(asked), num_returns=1, timeout=left)
+            ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0) if ready else (ready, None)
+            for ref in ready:
+                name = asked.pop(ref)
+                try:
+                    ray.get(ref)
+                except DEATHS:
+                    dead.append(name)
+        return dead
 
     def save(self, folder: Path) -> Calls:
         """A resumable checkpoint."""

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.deadlines import DEATHS, Calls
+from actors.fleet_status import FleetStatus
+from actors.identities import Identities
 from actors.learners import Learners
 from actors.rollout import RolloutWorker, WorkerDead, WorkerHealth, WorkerState
 from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started
@@ -51,14 +53,22 @@ class RayPort:
     """The port of one run; `offer` a version before the fleet is told of it. `close` ends all actors but the learner."""
 
     def __init__(
-        self, config: RunConfig, model_folder: str, learners: Learners, canary: PromptTask, say: Callable[[str], None]
+        self,
+        config: RunConfig,
+        model_folder: str,
+        learners: Learners,
+        canary: PromptTask,
+        status: FleetStatus,
+        identities: Identities,
+        say: Callable[[str], None],
     ) -> None:
         self._config, self._model_folder, self._learners, self._canary = config, model_folder, learners, canary
+        self._identities = identities
         self._workers: dict[str, Any] = {}
         self._refs: dict[ray.ObjectRef, Handler] = {}
         self._work: set[ray.ObjectRef] = set()  # of them generations, and versions on their way
         self._generations: dict[tuple[str, str], ray.ObjectRef] = {}  # by worker and request
-        self._scorers = Scorers(config, say)
+        self._scorers = Scorers(config, status, identities, say)
         self._version: WeightVersion | None = None
         self._expected: Canary | None = None  # what the learner says of the version
         self._canaries: list[tuple[str, Generation]] = []  # that wait for it
@@ -82,6 +92,7 @@ class RayPort:
             worker, self._model_folder, rollout, self._config.model.dtype, self._config.seed
         )
         self._workers[worker] = actor
+        self._identities.ask(worker, actor)
 
         def started(_: dict) -> Iterable[Event]:
             self._pictures[worker] = 0
@@ -175,6 +186,7 @@ class RayPort:
 
     def end(self, worker: str, reason: str) -> None:
         actor = self._workers.pop(worker)
+        self._identities.forget(worker)
         self._generations = {key: ref for key, ref in self._generations.items() if key[0] != worker}
         self._bringing.pop(worker, None)
         self._next_health.pop(worker, None)
@@ -243,6 +255,10 @@ class RayPort:
                 then()
             else:
                 self._asking.append((calls, then))
+
+    def groups(self) -> Mapping[str, int]:
+        """Reward actors, and how many groups each is scoring."""
+        return self._scorers.groups()
 
     def pictures(self) -> int:
         """Pictures that have gone through the engines' vision towers, of all workers that ever were."""

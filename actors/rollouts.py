@@ -146,9 +146,11 @@ class Rollouts:
         take: Callable[[int, Stretch, int], Sequence[PromptTask]],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
+        """`turned` is called at every turn of `pump`; see `actors.oversight`."""
         self.fleet, self.ledger = fleet, ledger
-        self._port, self._take, self._say, self._clock = port, take, say, clock
+        self._port, self._take, self._say, self._clock, self._turned = port, take, say, clock, turned
         self._tasks: dict[str, PromptTask] = {}
         self._generations: dict[str, Generation] = {}
         self._came: dict[str, float] = {}
@@ -258,6 +260,7 @@ class Rollouts:
         if self._clock() - self._checked >= POLL_SECONDS:
             self._checked = self._clock()
             self._lose(self.fleet.check(), "its worker was silent")
+        self._turned()
 
     def _send(self) -> None:
         held_back = []

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from actors.deadlines import DEATHS, DeadlineExceeded, Silence
+from actors.fleet_status import FleetStatus
+from actors.identities import Identities
 from actors.reward import RewardActor, longest_silence, reward_versions
 from actors.types import PromptTask
 from configs.schema import RunConfig
@@ -29,6 +31,7 @@ class _Actor:
     """`asked`: the groups it has, by the reference of their scores. `starting`: of its start, None once it is ready; groups
     that come before are `waiting`."""
 
+    name: str
     handle: Any
     starting: ray.ObjectRef | None
     silence: Silence
@@ -40,9 +43,17 @@ class _Actor:
 class Scorers:
     """Makes the actors; every reference they may answer is in `refs`, and goes to `take` when it is there."""
 
-    def __init__(self, config: RunConfig, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        status: FleetStatus,
+        identities: Identities,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """RewardContractError when a custom reward does not load."""
-        self._config, self._say, self._clock = config, say, clock
+        self._config, self._status, self._identities, self._say, self._clock = config, status, identities, say, clock
+        self._count = 0
         self._versions = reward_versions(config.reward)
         self._limit = config.deadlines.reward + longest_silence(config.reward, config.grpo.group_size)
         self._deaths: deque[float] = deque()
@@ -53,7 +64,10 @@ class Scorers:
         # A group whose generation comes first is scored first, whatever was queued before it.
         options = {"max_concurrency": reward.processes, "allow_out_of_order_execution": True}
         handle = ray.remote(RewardActor).options(num_cpus=reward.num_cpus, **options).remote(reward)
-        return _Actor(handle, handle.start.remote(self._versions), Silence(self._limit, self._clock))
+        name, self._count = f"r{self._count}", self._count + 1
+        self._identities.ask(name, handle)
+        self._status.life("reward", name, None, "starting")
+        return _Actor(name, handle, handle.start.remote(self._versions), Silence(self._limit, self._clock))
 
     @property
     def refs(self) -> Iterable[ray.ObjectRef]:
@@ -88,6 +102,7 @@ class Scorers:
         actor.answers += 1
         if ref == actor.starting:
             actor.starting = None
+            self._status.life("reward", actor.name, "starting", "ready")
             self._say("grpo: a reward actor is ready")
             waiting, actor.waiting = actor.waiting, []
             for task, generation in waiting:
@@ -95,6 +110,10 @@ class Scorers:
             return None
         task, _ = actor.asked.pop(ref)
         return task.request.request_id, result
+
+    def groups(self) -> Mapping[str, int]:
+        """Names of the actors, and how many groups each has."""
+        return {actor.name: len(actor.asked) + len(actor.waiting) for actor in self._actors}
 
     def withdraw(self) -> None:
         """Nobody wants the scores that are still to come."""
@@ -119,6 +138,9 @@ class Scorers:
             raise DeadlineExceeded(f"{lost}; the last: {reason}")
         groups = [*actor.asked.values(), *actor.waiting]
         self._say(f"grpo: a reward actor was lost ({reason}); {len(groups)} groups go to another")
+        state = "scoring" if actor.asked else "ready" if actor.starting is None else "starting"
+        self._status.life("reward", actor.name, state, "lost", reason, groups=len(groups))
+        self._identities.forget(actor.name)
         ray.kill(actor.handle)
         self._actors[self._actors.index(actor)] = self._made()
         for task, generation in groups:

@@ -15,8 +15,10 @@ Source: SPATIALLADDER §6.1; the advantages and losses are those of `grpo`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -24,8 +26,11 @@ from ray.exceptions import RayError
 
 from actors.deadlines import DEATHS, DeadlineExceeded
 from actors.fleet import Fleet, FleetExhausted, FleetLimits, State
+from actors.fleet_status import FleetStatus
+from actors.identities import Identities
 from actors.learners import Learners
 from actors.ledger import Ledger
+from actors.oversight import Oversight, SizeRequest
 from actors.prompt_tasks import TaskMaker
 from actors.ray_port import STOP_SECONDS, RayPort, told
 from actors.record import MODEL, Progress, StageRecord
@@ -80,14 +85,20 @@ def train_policy(
         f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), "
         f"{config.reward.actors} reward actor(s)"
     )
-    learners = Learners(config, str(model_folder), str(stage_folder), schedule.steps)
+    identities = Identities()
+    status = FleetStatus(stage_folder, schedule.steps, os.getpid(), identities)
+    learners = Learners(config, str(model_folder), str(stage_folder), schedule.steps, status, identities)
     port = None
     try:
-        port = RayPort(config, str(model_folder), learners, tasks.canary(), say)
+        port = RayPort(config, str(model_folder), learners, tasks.canary(), status, identities, say)
+        fleet = Fleet(fleet_limits(config), noted=status.worker)
+        fleet.scale(config.rollout.workers)
+        oversight = Oversight(
+            fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say
+        )
         ledger = Ledger(config.failures.attempts, position.ledger)
-        rollouts = Rollouts(Fleet(fleet_limits(config)), ledger, port, tasks.take, say)
-        rollouts.fleet.scale(config.rollout.workers)
-        persist(rollouts, learners, port, schedule.steps, position, record, config, say)
+        rollouts = Rollouts(fleet, ledger, port, tasks.take, say, turned=oversight)
+        persist(Training(config, schedule.steps, rollouts, learners, port, record, status, say), position)
         record.finish()
     except (RayError, DeadlineExceeded, FleetExhausted) as error:
         raise GrpoFailed(
@@ -96,6 +107,7 @@ def train_policy(
     finally:
         end(port, learners)
         shutil.rmtree(shared_memory_folder(stage_folder), ignore_errors=True)
+        status.close("finished" if record.finished else "stopped")
     return stage_folder / MODEL
 
 
@@ -107,94 +119,99 @@ def fleet_limits(config: RunConfig) -> FleetLimits:
     return FleetLimits(deadlines.engine_start, silence, outstanding, config.failures.workers)
 
 
-def persist(
-    rollouts: Rollouts,
-    learners: Learners,
-    port: RayPort,
-    steps: int,
-    position: Progress,
-    record: StageRecord,
-    config: RunConfig,
-    say: Say,
-) -> None:
+@dataclass(frozen=True)
+class Training:
+    """What the steps of one run share."""
+
+    config: RunConfig
+    steps: int
+    rollouts: Rollouts
+    learners: Learners
+    port: RayPort
+    record: StageRecord
+    status: FleetStatus
+    say: Say
+
+
+def persist(run: Training, position: Progress) -> None:
     """`optimise`, then write the model; from the last checkpoint again whenever a learner rank dies. The fleet stays.
 
     Raises the death that is one more than `failures.learner` without a new checkpoint between them.
     """
-    deaths = 0
+    rollouts, learners, say, deaths = run.rollouts, run.learners, run.say, 0
     while True:
         try:
+            run.status.step, run.status.doing = position.step, "starting"
             (address,) = rollouts.meanwhile(learners.address())
             rollouts.meanwhile(learners.start(address, position.checkpoint))
+            learners.ready()
             say("grpo: the learner is ready")
-            optimise(rollouts, learners, port, steps, position, record, config, say)
-            rollouts.meanwhile(learners.export(record.folder / MODEL))
+            optimise(run, position)
+            run.status.doing = "exporting"
+            rollouts.meanwhile(learners.export(run.record.folder / MODEL))
             return
         except RayError as error:
             # A rank's death, or what that made of the others' collective; every other actor's is an event of the port.
-            if not isinstance(error, DEATHS) and not learners.lost():
+            lost = learners.lost()
+            if not lost and not isinstance(error, DEATHS):
                 raise
-            before, position = position.step, record.resume(config.reward.accept_changed)
+            before, position = position.step, run.record.resume(run.config.reward.accept_changed)
             for remark in position.remarks:
                 say(f"grpo: {remark}")
             deaths = 1 if position.step > before else deaths + 1
-            if deaths > config.failures.learner:
+            if deaths > run.config.failures.learner:
                 raise
             say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step}")
-            learners.replace()
-            port.withdraw()
-            rollouts.withdraw(Ledger(config.failures.attempts, position.ledger))
+            learners.replace(lost, told(error))
+            run.port.withdraw()
+            rollouts.withdraw(Ledger(run.config.failures.attempts, position.ledger))
 
 
-def optimise(
-    rollouts: Rollouts,
-    learners: Learners,
-    port: RayPort,
-    steps: int,
-    position: Progress,
-    record: StageRecord,
-    config: RunConfig,
-    say: Say,
-) -> None:
-    """The algorithm: the steps from `position` to `steps`, with a learner that is ready."""
+def optimise(run: Training, position: Progress) -> None:
+    """The algorithm: the steps from `position` on, with a learner that is ready."""
+    config, rollouts, learners, record, status = run.config, run.rollouts, run.learners, run.record, run.status
     last = rollouts.fleet.version  # of a learner that was lost
-    synced = publish(rollouts, learners, port, position.version if last is None else last + 1)
-    say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
+    synced = publish(run, position.version if last is None else last + 1)
+    run.say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
     weights, grpo = component_weights(config.reward), config.grpo
-    for step in range(position.step, steps):
-        watch, seen = Stopwatch(), port.pictures()
-        rollouts.admit(step, min(step + grpo.staleness, steps - 1), grpo.prompts_per_step)  # q ~ P(Q)
+    for step in range(position.step, run.steps):
+        watch, seen = Stopwatch(), run.port.pictures()
+        status.step, status.doing = step, "sampling"
+        rollouts.admit(step, min(step + grpo.staleness, run.steps - 1), grpo.prompts_per_step)  # q ~ P(Q)
         try:
             sampled = sample_step(rollouts, learners, config, step, watch)  # o_1 … o_G ~ pi_old(. | q), r_i, A_i
         except GrpoFailed as error:
             kept = record.write_failed(step, rollouts.scored(step))
             raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {kept}") from None
-        seen = port.pictures() - seen
+        seen = run.port.pictures() - seen
+        status.doing = "learning"
         batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo)
         learned = rollouts.meanwhile(learners.step(batch.train))[0] if batch.train else {}  # theta <- theta - lr * gradient
         watch.lap("learn")
         if batch.train:
-            synced = publish(rollouts, learners, port, synced.version + 1)  # pi_old <- pi_theta, proved
+            synced = publish(run, synced.version + 1)  # pi_old <- pi_theta, proved
         watch.lap("sync")
         serving = rollouts.fleet.count(State.SERVING, State.STALE, State.SUSPECT)
         metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, serving, weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         record.append_ledger(rollouts.trained(step))
-        say(progress_line(metrics, steps))
+        run.say(progress_line(metrics, run.steps))
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
-            say(alarm)
-        if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == steps:
+            run.say(alarm)
+        if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == run.steps:
+            status.doing = "saving"
             rollouts.meanwhile(learners.save(record.begin_checkpoint(step + 1)))
             record.commit(Progress(step + 1, synced.version, rollouts.ledger.state()))
 
 
-def publish(rollouts: Rollouts, learners: Learners, port: RayPort, version: int) -> Sync:
+def publish(run: Training, version: int) -> Sync:
     """Publish the learner's weights as `version`; returns when a first worker has proved that it holds them."""
-    published, *_ = rollouts.meanwhile(learners.publish(version))
-    port.offer(published)
-    rollouts.publish(version)
-    return Sync(version, published.nbytes, max(rollouts.gaps.values()))
+    run.status.doing = "publishing"
+    published, *_ = run.rollouts.meanwhile(run.learners.publish(version))
+    run.port.offer(published)
+    run.rollouts.publish(version)
+    return Sync(version, published.nbytes, max(run.rollouts.gaps.values()))
 
 
 def end(port: RayPort | None, learners: Learners) -> None:

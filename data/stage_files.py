@@ -18,13 +18,14 @@ from data.types import Example
 _SAMPLE_BYTES = 1 << 20
 
 
-def write_text(path: Path, text: str) -> None:
-    """The whole text or the old file: written beside it, flushed to the disk, renamed."""
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """The whole text or the old file: written beside it, flushed to the disk (`durable`), renamed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(partial, path)
 
 
