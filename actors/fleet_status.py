@@ -23,6 +23,7 @@ NOW, LIVES = "fleet.json", "fleet.jsonl"
 #: Least seconds between two writings of what has changed, and most while nothing does.
 SHORTEST, LONGEST = 0.2, 1.0
 Doing = Literal["starting", "sampling", "learning", "publishing", "saving", "exporting", "finished", "stopped"]
+Kind = Literal["worker", "learner", "reward"]
 
 
 class FleetStatus:
@@ -47,9 +48,7 @@ class FleetStatus:
         if not course:
             self.life("worker", name, before, after, change.reason, holds=change.holds, bringing=change.bringing)
 
-    def life(
-        self, kind: Literal["worker", "learner", "reward"], name: str, before: str | None, after: str, reason: str = "", **more: Any
-    ) -> None:
+    def life(self, kind: Kind, name: str, before: str | None, after: str, reason: str = "", **more: Any) -> None:
         """Append a line; `more` are further keys of it."""
         own = self._identities.of(name)
         line = {
@@ -90,7 +89,8 @@ class FleetStatus:
     def close(self, doing: Literal["finished", "stopped"]) -> None:
         """The last word: nobody of the run is there any more."""
         shown = {"pid": self._pid, "step": self.step, "steps": self._steps, "doing": doing, "target": 0, "version": None}
-        write_text(self._folder / NOW, json.dumps({"time": self._clock(), **shown, "workers": [], "learners": [], "scorers": []}) + "\n")
+        nobody: dict[str, Any] = {"workers": [], "learners": [], "scorers": []}
+        write_text(self._folder / NOW, json.dumps({"time": self._clock(), **shown, **nobody}) + "\n")
 
 
 def rank_names(ranks: int) -> tuple[str, ...]:
