@@ -23,6 +23,8 @@ from data.stage_files import write_text
 KEPT = 2
 STATE = "state.json"
 _CHUNK = 1 << 22
+#: By file: [bytes, CRC-32].
+Stamps = Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Checkpoints:
         folder.mkdir(parents=True)
         return folder
 
-    def commit(self, step: int, state: Mapping[str, Any]) -> None:
-        """What was begun for `step` is complete; `state` is plain JSON data. Only the last ones stay."""
+    def commit(self, step: int, state: Mapping[str, Any], files: Stamps) -> None:
+        """What was begun for `step` is complete; `state` is plain JSON data, `files` what `stamps` says of the folder. Only
+        the last ones stay."""
         folder = self.folder / f"step-{step}"
-        files = {str(path.relative_to(folder)): _stamp(path) for path in sorted(folder.rglob("*")) if path.is_file()}
         write_text(folder / STATE, json.dumps({"state": state, "files": files}) + "\n")
         whole = [own for own in self._newest_first() if (own / STATE).is_file()]
         for old in [own for own in self._newest_first() if own not in whole[:KEPT]]:
@@ -91,6 +93,11 @@ def _verified(folder: Path) -> Mapping[str, Any]:
         if _stamp(folder / name) != list(stamp):
             raise ValueError(f"{name} is not what was written")
     return written["state"]
+
+
+def stamps(folder: Path) -> Stamps:
+    """Of every file below the folder; reads every byte."""
+    return {str(path.relative_to(folder)): _stamp(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _stamp(path: Path) -> list[int]:

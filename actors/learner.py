@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from actors.checkpoints import Stamps, stamps
 from actors.batching import TrainBatch, TrainGroup
 from actors.learner_pass import LearnerPass, pack_pass
 from actors.reference import Forward, OwnReference, PolicyWithoutAdapters, Reference
@@ -293,6 +294,10 @@ class Learner:
     def save(self, folder: str) -> None:
         """Weights, optimizer and schedule into `folder`."""
         self._engine.save(Path(folder), "engine", {})
+
+    def stamps(self, folder: str) -> Stamps:
+        """Of the files that all ranks have saved there. Ask one rank, when `save` is done on all."""
+        return stamps(Path(folder))
 
     def export(self, folder: str) -> None:
         """The model with its processor in the Hugging Face layout, whole or not at all."""

@@ -123,6 +123,11 @@ class Learners:
         """A resumable checkpoint."""
         return self._call(lambda rank: rank.save.remote(str(folder)), "a checkpoint", self._limits.learner)
 
+    def stamps(self, folder: Path) -> Calls:
+        """What `Checkpoints.commit` wants to know of a checkpoint that is saved; a rank reads it, not the trainer."""
+        ref = self._ranks[0].stamps.remote(str(folder))
+        return Calls([ref], "the trainer", "a checkpoint to be read again", self._limits.learner)
+
     def export(self, folder: Path) -> Calls:
         """The policy in the Hugging Face layout."""
         return self._call(lambda rank: rank.export.remote(str(folder)), "the model to be written", self._limits.learner)

@@ -40,8 +40,6 @@ ROLLOUT_CONCURRENCY = 1000
 STOP_SECONDS = 10.0
 #: Seconds between two looks when nothing is under way.
 NAP_SECONDS = 0.05
-#: Seconds for a worker to say how many pictures it has encoded; then its last word counts.
-COUNT_SECONDS = 5.0
 
 Outcome = Any  # what a call returned, or the exception it failed with
 Handler = Callable[[Outcome], Iterable[Event]]
@@ -77,7 +75,7 @@ class RayPort:
         self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
         self._next_health: dict[str, float] = {}
         self._ending: list[tuple[Any, ray.ObjectRef, float]] = []
-        self._pictures: dict[str, int] = {}  # of the workers that have started
+        self._pictures = PictureCount()
 
     def offer(self, version: WeightVersion) -> None:
         """From now on workers are brought this version."""
@@ -94,12 +92,8 @@ class RayPort:
         self._workers[worker] = actor
         self._identities.ask(worker, actor)
 
-        def started(_: dict) -> Iterable[Event]:
-            self._pictures[worker] = 0
-            return [Started(worker)]
-
         self._expect(actor.health.remote(), worker, lambda _: [Placed(worker)])
-        self._expect(actor.start.remote(), worker, started)
+        self._expect(actor.start.remote(), worker, lambda _: [Started(worker)])
 
     def update(self, worker: str) -> None:
         actor, version = self._workers[worker], self._version
@@ -171,6 +165,7 @@ class RayPort:
         def answered(outcome: Outcome) -> Iterable[Event]:
             if isinstance(outcome, Generation):
                 self._generations[worker, request] = ref
+                self._pictures.answered(worker, outcome.pictures_encoded, task.request.pictures)
                 return [Answered(worker, request, outcome)]
             if isinstance(outcome, ValueError):  # of the engine, or MediaError
                 return [Refused(worker, request, told(outcome))]
@@ -196,6 +191,8 @@ class RayPort:
         """The learner is lost: what is generated, scored or proved now belongs to nobody."""
         for ref in self._work:
             self._refs.pop(ref, None)
+        for worker, actor in self._workers.items():
+            self._expect(actor.abandon.remote(), worker, lambda _: [])
         self._work, self._asking, self._bringing, self._generations, self._canaries = set(), [], {}, {}, []
         self._scorers.withdraw()
 
@@ -260,15 +257,10 @@ class RayPort:
         """Reward actors, and how many groups each is scoring."""
         return self._scorers.groups()
 
-    def pictures(self) -> int:
-        """Pictures that have gone through the engines' vision towers, of all workers that ever were."""
-        started = [name for name in self._workers if name in self._pictures]  # one that starts answers nobody
-        refs = {self._workers[name].image_passes.remote(): name for name in started}
-        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=COUNT_SECONDS) if refs else ([], [])
-        for ref in ready:
-            if isinstance(count := _outcome(ref), int):
-                self._pictures[refs[ref]] = count
-        return sum(self._pictures.values())
+    def passes_per_picture(self) -> float:
+        """How often engines have run their vision towers for each picture of the prompts that were answered since the last
+        call; if none was, the same as then."""
+        return self._pictures.passes_per_picture()
 
     # the end
 
@@ -295,6 +287,27 @@ def _outcome(ref: ray.ObjectRef) -> Outcome:
         return ray.get(ref)
     except Exception as error:  # the process boundary: whatever the actor raised is data from here on
         return error
+
+
+class PictureCount:
+    """Pictures that went through vision towers against those that prompts had."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[str, int] = {}  # by worker, since its start
+        self._shown = self._before = 0
+        self._last = 0.0
+
+    def answered(self, worker: str, encoded: int, shown: int) -> None:
+        """A prompt of `shown` pictures was answered by a worker that has encoded `encoded` since its start."""
+        self._encoded[worker] = max(encoded, self._encoded.get(worker, 0))
+        self._shown += shown
+
+    def passes_per_picture(self) -> float:
+        """See `RayPort.passes_per_picture`."""
+        if self._shown:
+            encoded = sum(self._encoded.values())
+            self._last, self._before, self._shown = (encoded - self._before) / self._shown, encoded, 0
+        return self._last
 
 
 def told(error: Exception) -> str:

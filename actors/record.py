@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.checkpoints import Checkpoints
+from actors.checkpoints import Checkpoints, Stamps
 from actors.types import Group, PromptTask, Rewards
 from data.stage_files import keep_steps, write_text
 from rewards.extraction import extract_answer
@@ -113,10 +113,10 @@ class StageRecord:
         """Where the learner writes its state after `step` steps; made empty."""
         return self._checkpoints.begin(step)
 
-    def commit(self, progress: Progress) -> None:
-        """The checkpoint of `progress.step` is complete: it is the one to resume from."""
+    def commit(self, progress: Progress, files: Stamps) -> None:
+        """The checkpoint of `progress.step` is complete, with these files: it is the one to resume from."""
         state = {"step": progress.step, "version": progress.version, "ledger": progress.ledger}
-        self._checkpoints.commit(progress.step, {**state, **self._identity()})
+        self._checkpoints.commit(progress.step, {**state, **self._identity()}, files)
 
     def _identity(self) -> dict[str, Any]:
         """What this work is: `history` says from which step on it had which sources of custom rewards."""

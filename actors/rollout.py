@@ -156,7 +156,7 @@ class RolloutWorker:
             raise StaleWorker(f"worker {self.worker_id} is {self.state.value}: no complete weights to run a canary on")
         fresh = self._canary_version is None  # since the last update, which has cleared the encoder's cache
         generation = await self._sample(request)
-        self._canary_images += fresh * (1 if request.is_video else len(request.media))
+        self._canary_images += fresh * request.pictures
         self._canary_version = generation.version
         return generation
 
@@ -222,6 +222,12 @@ class RolloutWorker:
             await self._engine.pause_generation(mode="abort", clear_cache=True)
             await self._engine.resume_generation()
 
+    async def abandon(self) -> None:
+        """Nobody wants what is running: end it. The worker serves again after a complete update and its proof."""
+        async with self._update_lock:
+            if self.state in (WorkerState.STALE, WorkerState.SERVING, WorkerState.DIRTY):
+                await self._end_frozen_requests()
+
     def health(self) -> WorkerHealth:
         """Answers at once, whatever the engine is doing."""
         if self._engine is not None and self._engine.errored:
@@ -270,7 +276,7 @@ class RolloutWorker:
             prompt["multi_modal_data"] = engine_media(images, request.is_video)
         self._in_flight += 1
         try:
-            final = await self._ask_engine(request, prompt)
+            final, encoded = await self._ask_engine(request, prompt)
         finally:
             self._in_flight -= 1
         completions = tuple(_completion(output) for output in sorted(final.outputs, key=lambda o: o.index))
@@ -282,10 +288,11 @@ class RolloutWorker:
             version=min(versions, default=self.version),
             worker=self.worker_id,
             seconds=time.monotonic() - started,
+            pictures_encoded=encoded,
         )
 
     async def _ask_engine(self, request: RolloutRequest, prompt: dict):
-        """The engine's final RequestOutput. vLLM's error types end here: the caller's process may not know them."""
+        """The engine's final RequestOutput, and how many pictures it has encoded by then. vLLM's error types end here: the caller's process may not know them."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -298,6 +305,7 @@ class RolloutWorker:
         try:
             async for output in self._engine.generate(prompt, self._parameters(request), engine_id):
                 final = output
+            encoded = await self.image_passes()
         except EngineDeadError as error:
             self._enter(WorkerState.DEAD)
             raise WorkerDead(
@@ -305,7 +313,7 @@ class RolloutWorker:
             ) from None
         except (ValueError, VLLMClientError) as error:
             raise ValueError(f"worker {self.worker_id}: request {request.request_id} was refused: {error}") from None
-        return final
+        return final, encoded
 
     def _parameters(self, request: RolloutRequest):
         from vllm.sampling_params import RequestOutputKind, SamplingParams

@@ -118,6 +118,8 @@ class Scorers:
     def withdraw(self) -> None:
         """Nobody wants the scores that are still to come."""
         for actor in self._actors:
+            for ref in actor.asked:
+                ray.cancel(ref)  # those that are being scored are scored to their end
             actor.asked.clear()
             actor.waiting.clear()
 

@@ -35,7 +35,7 @@ def step_metrics(
     learned: dict[str, float],
     synced: Sync,
     seconds: dict[str, float],
-    engine_pictures: int,
+    engine_passes: float,
     workers: int,
     weights: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def step_metrics(
     switched_on = {name for name, weight in weights.items() if weight or name not in BUILT_IN}
     names = sorted(measured | (switched_on - parted))
     outcomes = [advantage.outcome for advantage in batch.advantages]
-    pictures = sum(1 if task.request.is_video else len(task.request.media) for task in sampled.tasks)
+    pictures = sum(task.request.pictures for task in sampled.tasks)
     versions = [group.generation.version for group in sampled.groups]
     current = synced.version - bool(batch.train)
     total = sum(seconds.values())
@@ -97,8 +97,8 @@ def step_metrics(
         "seconds": total,
         "wire_bytes": len(pickle.dumps(wire)),
         "weight_bytes": synced.nbytes if batch.train else 0,
-        "image_passes_per_prompt": (engine_pictures + learned.get("image_passes", 0.0)) / pictures,
-        "vision_passes_per_prompt": (engine_pictures + learned.get("vision_passes", 0.0)) / pictures,
+        "image_passes_per_prompt": engine_passes + learned.get("image_passes", 0.0) / pictures,
+        "vision_passes_per_prompt": engine_passes + learned.get("vision_passes", 0.0) / pictures,
         "workers": workers,
     }
 

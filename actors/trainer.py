@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -169,13 +169,13 @@ def persist(run: Training, position: Progress) -> None:
 
 def optimise(run: Training, position: Progress) -> None:
     """The algorithm: the steps from `position` on, with a learner that is ready."""
-    config, rollouts, learners, record, status = run.config, run.rollouts, run.learners, run.record, run.status
+    config, rollouts, learners, port, record, status = run.config, run.rollouts, run.learners, run.port, run.record, run.status
     last = rollouts.fleet.version  # of a learner that was lost
     synced = publish(run, position.version if last is None else last + 1)
     run.say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
     weights, grpo = component_weights(config.reward), config.grpo
     for step in range(position.step, run.steps):
-        watch, seen = Stopwatch(), run.port.pictures()
+        watch = Stopwatch()
         status.step, status.doing = step, "sampling"
         rollouts.admit(step, min(step + grpo.staleness, run.steps - 1), grpo.prompts_per_step)  # q ~ P(Q)
         try:
@@ -183,7 +183,6 @@ def optimise(run: Training, position: Progress) -> None:
         except GrpoFailed as error:
             kept = record.write_failed(step, rollouts.scored(step))
             raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {kept}") from None
-        seen = run.port.pictures() - seen
         status.doing = "learning"
         batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo)
         learned = rollouts.meanwhile(learners.step(batch.train))[0] if batch.train else {}  # theta <- theta - lr * gradient
@@ -192,7 +191,7 @@ def optimise(run: Training, position: Progress) -> None:
             synced = publish(run, synced.version + 1)  # pi_old <- pi_theta, proved
         watch.lap("sync")
         serving = rollouts.fleet.count(State.SERVING, State.STALE, State.SUSPECT)
-        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, seen, serving, weights)
+        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, port.passes_per_picture(), serving, weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         record.append_ledger(rollouts.trained(step))
@@ -200,9 +199,16 @@ def optimise(run: Training, position: Progress) -> None:
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
             run.say(alarm)
         if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == run.steps:
-            status.doing = "saving"
-            rollouts.meanwhile(learners.save(record.begin_checkpoint(step + 1)))
-            record.commit(Progress(step + 1, synced.version, rollouts.ledger.state()))
+            save(run, Progress(step + 1, synced.version))
+
+
+def save(run: Training, progress: Progress) -> None:
+    """Write a checkpoint and commit it: the run is resumed from there."""
+    run.status.doing = "saving"
+    folder = run.record.begin_checkpoint(progress.step)
+    run.rollouts.meanwhile(run.learners.save(folder))
+    (files,) = run.rollouts.meanwhile(run.learners.stamps(folder))
+    run.record.commit(replace(progress, ledger=run.rollouts.ledger.state()), files)
 
 
 def publish(run: Training, version: int) -> Sync:

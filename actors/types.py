@@ -32,7 +32,8 @@ class Completion:
 
 @dataclass(frozen=True)
 class Generation:
-    """The answer to one rollout request: G completions of one prompt under one weight version."""
+    """The answer to one rollout request: G completions of one prompt. `version`: the oldest among their tokens.
+    `pictures_encoded`: how many pictures (a video is one) the worker's vision tower had seen by then, since its start."""
 
     request_id: str
     expanded_prompt_ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Generation:
     version: int
     worker: str
     seconds: float
+    pictures_encoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class RolloutRequest:
     seed: int
     sampling: SamplingConfig
     greedy: bool = False
+
+    @property
+    def pictures(self) -> int:
+        """A video counts as one."""
+        return 1 if self.is_video else len(self.media)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.checkpoints import Checkpoints
+from actors.checkpoints import Checkpoints, stamps
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def three(tmp_path: Path) -> Checkpoints:
         (folder / "engine").mkdir()
         (folder / "engine" / "weights.pt").write_bytes(bytes(range(256)) * step)
         (folder / "latest").write_text("engine")
-        checkpoints.commit(step, {"step": step})
+        checkpoints.commit(step, {"step": step}, stamps(folder))
     return checkpoints
 
 
@@ -70,13 +70,14 @@ def test_what_is_only_begun_costs_no_whole_one(three: Checkpoints) -> None:
     (three.begin(12) / "half").write_text("x")
     assert three.newest().folder == three.folder / "step-10"
     three.begin(14)
-    three.commit(14, {"step": 14})
+    three.commit(14, {"step": 14}, {})
     assert sorted(path.name for path in three.folder.iterdir()) == ["step-10", "step-14"]
 
 
 def test_what_is_done_again_replaces_what_was_there(three: Checkpoints) -> None:
-    (three.begin(10) / "other").write_text("y")
-    three.commit(10, {"step": 10, "again": True})
+    folder = three.begin(10)
+    (folder / "other").write_text("y")
+    three.commit(10, {"step": 10, "again": True}, stamps(folder))
     assert three.newest().state == {"step": 10, "again": True}
     assert sorted(path.name for path in (three.folder / "step-10").iterdir()) == ["other", "state.json"]
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from actors.checkpoints import stamps
 from actors.ray_port import canary_gap, largest_gap
 from actors.record import CheckpointMismatch, Progress, StageRecord
 from actors.sampling import FailedShare, GrpoFailed, Sampled
@@ -104,7 +105,7 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
         record.append_ledger({"step": step})
         record.begin_checkpoint(step + 1)
         if step < 2:
-            record.commit(Progress(step + 1, step + 1, {"next": 8 * (step + 1), "steps": {}}))
+            record.commit(Progress(step + 1, step + 1, {"next": 8 * (step + 1), "steps": {}}), {})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "to')
     position = StageRecord(tmp_path, "mine", {}).resume()
@@ -124,8 +125,9 @@ def test_a_resume_sets_a_broken_checkpoint_aside_and_without_a_whole_one_changes
     record.resume()
     for step in (1, 2):
         record.append({"step": step - 1}, [], [], [])
-        (record.begin_checkpoint(step) / "weights").write_bytes(b"w" * step)
-        record.commit(Progress(step, step, {"next": step, "steps": {}}))
+        folder = record.begin_checkpoint(step)
+        (folder / "weights").write_bytes(b"w" * step)
+        record.commit(Progress(step, step, {"next": step, "steps": {}}), stamps(folder))
     (tmp_path / "checkpoints" / "step-2" / "weights").write_bytes(b"x")
     assert StageRecord(tmp_path, "mine", {}).resume().step == 1
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["broken-step-2", "step-1"]
@@ -150,7 +152,7 @@ def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None
     record = StageRecord(tmp_path, "mine", {"brevity": "old", "distance": "same"})
     record.resume()
     record.begin_checkpoint(1)
-    record.commit(Progress(1, 1))
+    record.commit(Progress(1, 1), {})
     changed = StageRecord(tmp_path, "mine", {"brevity": "new", "distance": "same"})
     with pytest.raises(CheckpointMismatch, match="reward brevity has changed since step 1.*accept_changed=true"):
         changed.resume()
