@@ -76,6 +76,7 @@ class RayPort:
         self._next_health: dict[str, float] = {}
         self._ending: list[tuple[Any, ray.ObjectRef, float]] = []
         self._pictures = PictureCount()
+        self._slowest_control = 0.0
 
     def offer(self, version: WeightVersion) -> None:
         """From now on workers are brought this version."""
@@ -237,10 +238,13 @@ class RayPort:
         for name, actor in self._workers.items():
             if now >= self._next_health.get(name, 0.0):
                 self._next_health[name] = math.inf
-                self._expect(actor.health.remote(), name, lambda health, name=name: self._health(name, health))
+                self._expect(actor.health.remote(), name, lambda health, name=name: self._health(name, now, health))
 
-    def _health(self, worker: str, health: WorkerHealth) -> Iterable[Event]:
-        self._next_health[worker] = time.monotonic() + POLL_SECONDS
+    def _health(self, worker: str, asked: float, health: WorkerHealth) -> Iterable[Event]:
+        now = time.monotonic()
+        self._next_health[worker] = now + POLL_SECONDS
+        if health.state in (WorkerState.SERVING.value, WorkerState.UPDATING.value):  # one that loads has no ear yet
+            self._slowest_control = max(self._slowest_control, now - asked)
         dead = health.state == WorkerState.DEAD.value
         return [Lost(worker, "its engine died")] if dead else [Heard(worker, health.progress)]
 
@@ -256,6 +260,11 @@ class RayPort:
     def groups(self) -> Mapping[str, int]:
         """Reward actors, and how many groups each is scoring."""
         return self._scorers.groups()
+
+    def slowest_control(self) -> float:
+        """The longest that a control call has taken since the last look, seconds, of workers that sample or take weights."""
+        slowest, self._slowest_control = self._slowest_control, 0.0
+        return slowest
 
     def passes_per_picture(self) -> float:
         """How often engines have run their vision towers for each picture of the prompts that were answered since the last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.sampling import Sampled
@@ -28,6 +29,16 @@ LEARNER_KEYS = (
 )
 
 
+@dataclass(frozen=True)
+class FleetFigures:
+    """Of a step: workers that serve or will in a moment, how often engines have run their vision towers for each picture,
+    and the slowest control call, seconds."""
+
+    workers: int
+    passes_per_picture: float
+    slowest_control: float
+
+
 def step_metrics(
     step: int,
     sampled: Sampled,
@@ -35,8 +46,7 @@ def step_metrics(
     learned: dict[str, float],
     synced: Sync,
     seconds: dict[str, float],
-    engine_passes: float,
-    workers: int,
+    fleet: FleetFigures,
     weights: Mapping[str, float],
 ) -> dict[str, Any]:
     """The line of metrics.jsonl.
@@ -47,7 +57,8 @@ def step_metrics(
     engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
     vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
     `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
-    batches through the trainer; weights are `weight_bytes`, per worker.
+    batches through the trainer; weights are `weight_bytes`, per worker. `seconds_control_max`: the longest that a worker at
+    work let a control call wait.
     """
     scores = [score for group in batch.groups for score in group.scores]
     ok = [score for score in scores if score.outcome == "ok"]
@@ -97,9 +108,10 @@ def step_metrics(
         "seconds": total,
         "wire_bytes": len(pickle.dumps(wire)),
         "weight_bytes": synced.nbytes if batch.train else 0,
-        "image_passes_per_prompt": engine_passes + learned.get("image_passes", 0.0) / pictures,
-        "vision_passes_per_prompt": engine_passes + learned.get("vision_passes", 0.0) / pictures,
-        "workers": workers,
+        "image_passes_per_prompt": fleet.passes_per_picture + learned.get("image_passes", 0.0) / pictures,
+        "vision_passes_per_prompt": fleet.passes_per_picture + learned.get("vision_passes", 0.0) / pictures,
+        "seconds_control_max": fleet.slowest_control,
+        "workers": fleet.workers,
     }
 
 

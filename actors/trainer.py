@@ -39,7 +39,7 @@ from actors.rollouts import Rollouts
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
 from actors.schedule import PromptSchedule
 from actors.step_batch import step_batch
-from actors.step_metrics import gap_alarm, progress_line, step_metrics
+from actors.step_metrics import FleetFigures, gap_alarm, progress_line, step_metrics
 from actors.types import Sync
 from actors.weights import shared_memory_folder
 from configs.schema import OPERATIONAL_REWARD, RunConfig
@@ -169,7 +169,7 @@ def persist(run: Training, position: Progress) -> None:
 
 def optimise(run: Training, position: Progress) -> None:
     """The algorithm: the steps from `position` on, with a learner that is ready."""
-    config, rollouts, learners, port, record, status = run.config, run.rollouts, run.learners, run.port, run.record, run.status
+    config, rollouts, learners, record, status = run.config, run.rollouts, run.learners, run.record, run.status
     last = rollouts.fleet.version  # of a learner that was lost
     synced = publish(run, position.version if last is None else last + 1)
     run.say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
@@ -190,8 +190,7 @@ def optimise(run: Training, position: Progress) -> None:
         if batch.train:
             synced = publish(run, synced.version + 1)  # pi_old <- pi_theta, proved
         watch.lap("sync")
-        serving = rollouts.fleet.count(State.SERVING, State.STALE, State.SUSPECT)
-        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, port.passes_per_picture(), serving, weights)
+        metrics = step_metrics(step, sampled, batch, learned, synced, watch.seconds, fleet_figures(run), weights)
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         record.append_ledger(rollouts.trained(step))
@@ -200,6 +199,12 @@ def optimise(run: Training, position: Progress) -> None:
             run.say(alarm)
         if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == run.steps:
             save(run, Progress(step + 1, synced.version))
+
+
+def fleet_figures(run: Training) -> FleetFigures:
+    """Since the last step's."""
+    workers = run.rollouts.fleet.count(State.SERVING, State.STALE, State.SUSPECT)
+    return FleetFigures(workers, run.port.passes_per_picture(), run.port.slowest_control())
 
 
 def save(run: Training, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from actors.ray_port import canary_gap, largest_gap
 from actors.record import CheckpointMismatch, Progress, StageRecord
 from actors.sampling import FailedShare, GrpoFailed, Sampled
 from actors.step_batch import StepBatch
-from actors.step_metrics import gap_alarm, step_metrics
+from actors.step_metrics import FleetFigures, gap_alarm, step_metrics
 from actors.trainer import train_policy
 from actors.types import Completion, Generation, Group, PromptTask, RolloutRequest, Sync
 from configs.schema import (
@@ -186,7 +186,7 @@ def metrics_of(*groups: Group) -> dict:
     batch = StepBatch(tuple(groups), (group_advantages(torch.zeros(2), torch.ones(2, dtype=torch.bool)),) * len(groups), None)
     seconds = {"generate": 1.0, "reward": 0.0, "learn": 0.0, "sync": 0.0}
     weights = {"format": 1.0, "answer": 1.0, "iou": 0.0, "repetition": 0.0, "near": 0.5, "parts": 2.0}
-    return step_metrics(0, sampled, batch, {}, Sync(3, 8, 1e-6), seconds, 1, 1, weights)
+    return step_metrics(0, sampled, batch, {}, Sync(3, 8, 1e-6), seconds, FleetFigures(1, 1.0, 0.01), weights)
 
 
 def test_components_that_nothing_was_measured_of_are_in_the_metrics_all_the_same() -> None:
