@@ -51,7 +51,7 @@ def test_a_group_of_which_nothing_is_scored_is_no_group_to_which_the_reward_does
         "groups.jsonl: 4 groups, 1 completions asked, 7 cut off or aborted and not scored, 3 groups with no completion to "
         "score"
     )
-    assert "without spread" not in told and "min 0.0000  max 0.0000" in told and "-0" not in told
+    assert "without spread" not in told and "min 0.0000  max 0.0000" in told and "-0.0" not in told
     assert next(iter(replay_findings(seen))).what == "a score for every completion of 1 group"
 
 
