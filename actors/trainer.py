@@ -82,7 +82,7 @@ def train_policy(
         say(f"grpo: from step {position.step + 1} on by another source of reward {name} (reward.accept_changed)")
     say(
         f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
-        f"{config.rollout.workers} rollout worker(s), {config.learner.ranks} learner rank(s), "
+        f"{config.rollout.workers.min} rollout worker(s), {config.learner.ranks} learner rank(s), "
         f"{config.reward.actors} reward actor(s)"
     )
     identities = Identities()
@@ -92,7 +92,7 @@ def train_policy(
     try:
         port = RayPort(config, str(model_folder), learners, tasks.canary(), status, identities, say)
         fleet = Fleet(fleet_limits(config), noted=status.worker)
-        fleet.scale(config.rollout.workers)
+        fleet.scale(config.rollout.workers.min)
         oversight = Oversight(
             fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 StageName = Literal["sft1", "sft2", "coldstart", "grpo"]
 STAGES: tuple[StageName, ...] = ("sft1", "sft2", "coldstart", "grpo")
@@ -112,10 +112,28 @@ class SamplingConfig(Section):
     max_new_tokens: int = Field(1024, ge=1, description="Longest completion, tokens")
 
 
+class WorkerRange(Section):
+    """How many rollout workers: `min` at the start, never more than `max`; between them the run decides (`actors.autoscaler`)."""
+
+    min: int = Field(1, ge=1, description="Workers at the start, of evaluations, and the fewest of a run")
+    max: int = Field(ge=1, description="Most workers of a run")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to decide."""
+        return self.min == self.max
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "WorkerRange":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
 class RolloutConfig(Section):
     """vLLM rollout workers."""
 
-    workers: int = Field(1, ge=1, description="Rollout workers; each owns one engine")
+    workers: WorkerRange = Field(WorkerRange(max=1), description="Rollout workers, each with one engine: a number, or min and max")
     num_cpus: float = Field(0.5, ge=0, description="CPUs Ray reserves per worker")
     num_gpus: float = Field(0, ge=0, description="GPUs Ray reserves per worker")
     threads: int = Field(1, ge=1, description="OMP threads of a CPU engine")
@@ -124,6 +142,22 @@ class RolloutConfig(Section):
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Key-value cache of a CPU engine, bytes")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of its GPU an engine takes")
     canary_tolerance: float = Field(1e-3, gt=0, description="Largest log-prob gap, nats, of a proved weight version")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_of_workers(cls, value: Any) -> Any:
+        """A number alone stands for a fleet that keeps its size."""
+        if isinstance(value, (dict, WorkerRange)):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a number of workers, or a section like {{min: 1, max: 4}}, got {value!r}")
+        if value < 1:
+            raise ValueError(f"must be at least 1, got {value}")
+        return {"min": value, "max": value}
+
+    @field_serializer("workers")
+    def _as_written(self, workers: WorkerRange) -> int | dict[str, int]:
+        return workers.min if workers.fixed else {"min": workers.min, "max": workers.max}
 
 
 #: Settings of `reward` that change how scores are computed and when a run stops, not what a completion is worth.

@@ -59,12 +59,12 @@ class Evaluators:
 
     def _start(self, model: Path) -> None:
         rollout = self._config.rollout
-        self._say(f"starting {rollout.workers} engine(s) on {model}")
+        self._say(f"starting {rollout.workers.min} engine(s) on {model}")
         # Evaluation and training never run at the same time: an engine that stays holds no CPU that a stage waits for.
         actor = ray.remote(RolloutWorker).options(num_cpus=rollout.num_cpus if rollout.num_gpus else 0,
                                                   num_gpus=rollout.num_gpus, max_concurrency=64)
         self._workers = [actor.remote(f"evaluation-{index}", str(model), rollout, self._config.model.dtype, self._config.seed)
-                         for index in range(rollout.workers)]
+                         for index in range(rollout.workers.min)]
         self._starting = [worker.start.remote(trusted=True) for worker in self._workers]
         self._served = model
 

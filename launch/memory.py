@@ -275,7 +275,7 @@ def _lines(config: RunConfig, shape: ModelShape, device: int, visual_share: floa
         if gpus < 1 or gpus != rollout.num_gpus:
             raise EstimateError(f"rollout.num_gpus is {rollout.num_gpus:g}: the estimate is for whole GPUs per worker")
         engine = engine_memory(shape, size, gpus, rollout.gpu_memory_utilization, rollout.max_num_seqs, device)
-        yield Line(stage, rollout.workers * gpus, engine, engine.cache_tokens >= rollout.max_model_len)
+        yield Line(stage, rollout.workers.max * gpus, engine, engine.cache_tokens >= rollout.max_model_len)
 
 
 def table(lines: Sequence[Line], config: RunConfig) -> str:

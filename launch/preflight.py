@@ -7,6 +7,7 @@ are absolute (`launch.places`).
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,6 +128,16 @@ def remarks(config: RunConfig) -> Iterator[str]:
             )
 
 
+def room_remarks(config: RunConfig, capacity: Capacity) -> Iterator[str]:
+    """A fleet that may grow beyond what there is now; the cluster may grow, too."""
+    most, fits = config.rollout.workers.max, _workers_that_fit(config, capacity)
+    if "grpo" in config.stages and most > fits:
+        yield (
+            f"rollout.workers.max ({most}) is more than {capacity.owner} has room for ({fits:.0f}): beyond it, workers wait until "
+            "the cluster adds a node"
+        )
+
+
 def node_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:
     """Stage 3 hands weights from the learner to the rollout workers through shared memory: all must be on one machine."""
     if "grpo" in config.stages and capacity.nodes > 1:
@@ -167,15 +178,16 @@ def resource_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem
 
 
 def stage_demand(config: RunConfig, stage: StageName) -> Capacity:
-    """CPUs and GPUs that a stage's actors hold at the same time; `owner` says how the sum comes about."""
+    """CPUs and GPUs that a stage's actors hold when it begins; `owner` says how the sum comes about."""
     if stage != "grpo":
         section = sft_section(config, stage)
         gpus = section.ranks * (1.0 if config.learner.num_gpus else 0.0)
         return Capacity(float(section.ranks), gpus, f"{section.ranks} learner rank(s)")
     rollout, learner, reward = config.rollout, config.learner, config.reward
-    cpus = rollout.workers * rollout.num_cpus + learner.ranks * learner.num_cpus + reward.actors * reward.num_cpus
-    gpus = rollout.workers * rollout.num_gpus + learner.ranks * learner.num_gpus
-    owner = f"{rollout.workers} rollout worker(s), {learner.ranks} learner rank(s), {reward.actors} reward actor(s)"
+    workers = rollout.workers.min
+    cpus = workers * rollout.num_cpus + learner.ranks * learner.num_cpus + reward.actors * reward.num_cpus
+    gpus = workers * rollout.num_gpus + learner.ranks * learner.num_gpus
+    owner = f"{workers} rollout worker(s), {learner.ranks} learner rank(s), {reward.actors} reward actor(s)"
     return Capacity(cpus, gpus, owner)
 
 
@@ -207,18 +219,19 @@ def _resource_key(stage: StageName) -> str:
 def _remedy(config: RunConfig, stage: StageName, capacity: Capacity) -> str:
     if stage != "grpo":
         return f"lower {stage}.ranks, or give the address of a larger cluster"
-    rollout, fixed = config.rollout, stage_demand(config, stage)
-    fits = []
-    if rollout.num_cpus:
-        fits.append((capacity.cpus - (fixed.cpus - rollout.workers * rollout.num_cpus)) / rollout.num_cpus)
-    if rollout.num_gpus:
-        fits.append((capacity.gpus - (fixed.gpus - rollout.workers * rollout.num_gpus)) / rollout.num_gpus)
-    most = int(min(fits) + 1e-6) if fits else 0
-    if most >= 1:
-        return f"at most rollout.workers={most} fit; or give the address of a larger cluster"
+    if 1 <= (most := _workers_that_fit(config, capacity)) < math.inf:
+        return f"at most rollout.workers={most:.0f} fit; or give the address of a larger cluster"
     return (
         "lower learner.ranks or num_cpus and num_gpus of rollout and learner, or give the address of a larger cluster"
     )
+
+
+def _workers_that_fit(config: RunConfig, capacity: Capacity) -> float:
+    """Rollout workers for which there is room beside the other actors of stage 3; infinitely many that reserve nothing."""
+    rollout, need = config.rollout, stage_demand(config, "grpo")
+    wants = [(rollout.num_cpus, need.cpus, capacity.cpus), (rollout.num_gpus, need.gpus, capacity.gpus)]
+    rooms = [(there - needed) / own + rollout.workers.min for own, needed, there in wants if own]
+    return min(math.floor(room + 1e-6) for room in rooms) if rooms else math.inf
 
 
 def _local_gpus() -> int:

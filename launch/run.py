@@ -18,7 +18,7 @@ from configs.schema import RunConfig, StageName
 from launch import stages as rooms
 from launch.data_checks import check_rows
 from launch.places import run_path, with_absolute_paths
-from launch.preflight import Capacity, check, hosting_nodes, local_capacity, remarks
+from launch.preflight import Capacity, check, hosting_nodes, local_capacity, remarks, room_remarks
 from launch.progress import Progress
 from launch.run_folder import CONFIG, DATA_STAGE, RunFolder, RunFolderError, fingerprint
 from launch.summary import local_hardware, results_table, write_summary
@@ -70,7 +70,7 @@ def _measure(config: RunConfig, only: Sequence[StageName], say: Progress) -> Run
     with connected(resolved, say) as capacity:
         if given:
             check(resolved, capacity, path)
-        for remark in remarks(config):
+        for remark in (*remarks(config), *room_remarks(config, capacity)):
             say(f"note: {remark}")
         folder = RunFolder.open(config, path)
         with folder.locked():

@@ -32,6 +32,7 @@ from configs.schema import (
     RolloutConfig,
     RunConfig,
     SamplingConfig,
+    WorkerRange,
 )
 from data.types import Prompt
 from grpo.advantages import group_advantages
@@ -273,7 +274,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         rollout=RolloutConfig(workers=2, num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512),
         reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:high",)),
     )
-    mortal = {"rollout": config.rollout.model_copy(update={"workers": 1}), "failures": FailureConfig(workers=0)}
+    mortal = {"rollout": config.rollout.model_copy(update={"workers": WorkerRange(max=1)}), "failures": FailureConfig(workers=0)}
     alone = config.model_copy(update=mortal)
     base, folder = digit_writer(tmp_path / "model", rows), tmp_path / "grpo"
 

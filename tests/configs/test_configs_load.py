@@ -174,12 +174,50 @@ def test_effective_yaml_reads_back_to_the_same_object(tmp_path):
     assert effective_yaml(config).splitlines()[0] == "name: n"
 
 
+@pytest.mark.parametrize(
+    "written, overrides, least, most",
+    [
+        ("3", [], 3, 3),
+        ("{min: 2, max: 5}", [], 2, 5),
+        ("{max: 5}", [], 1, 5),
+        ("{min: 2, max: 5}", ["rollout.workers.max=4"], 2, 4),
+        ("null", ["rollout.workers.max=4"], 1, 4),
+        ("3", ["rollout.workers={min: 2, max: 4}"], 2, 4),
+        ("{min: 2, max: 5}", ["rollout.workers=1"], 1, 1),
+    ],
+)
+def test_a_number_of_workers_or_a_range_of_them(tmp_path, written, overrides, least, most):
+    config = load_config(write(tmp_path, f"rollout: {{workers: {written}}}\n"), overrides)
+    workers = config.rollout.workers
+    assert (workers.min, workers.max, workers.fixed) == (least, most, least == most)
+    assert load_config(write(tmp_path, effective_yaml(config), "effective.yaml")) == config
+    assert (f"workers: {least}\n" in effective_yaml(config)) == workers.fixed
+
+
+@pytest.mark.parametrize(
+    "written, key, reason, nearest",
+    [
+        ("0", "rollout.workers", "must be at least 1, got 0", None),
+        ("two", "rollout.workers", "must be a number of workers, or a section like {min: 1, max: 4}, got 'two'", None),
+        ("true", "rollout.workers", "must be a number of workers, or a section like {min: 1, max: 4}, got True", None),
+        ("{min: 3, max: 2}", "rollout.workers", "min 3 is more than max 2", None),
+        ("{min: 0, max: 2}", "rollout.workers.min", "input should be greater than or equal to 1, got the number 0", None),
+        ("{min: 1}", "rollout.workers.max", "field required", None),
+        ("{mn: 1, max: 2}", "rollout.workers.mn", "unknown key", "rollout.workers.min"),
+    ],
+)
+def test_a_wrong_number_of_workers(tmp_path, written, key, reason, nearest):
+    (found,) = problems(write(tmp_path, f"seed: 1\nrollout:\n  workers: {written}\n"))
+    assert (found.where, found.key, found.nearest) == (f"{tmp_path / 'c.yaml'}:3", key, nearest)
+    assert found.reason.startswith(reason)
+
+
 def test_diff_and_hash_see_every_setting_that_decides_results():
     one = RunConfig()
     two = one.model_copy(update={"seed": 3, "grpo": one.grpo.model_copy(update={"steps": 4})})
     assert config_diff(one, two) == ["seed: 0 -> 3", "grpo.steps: None -> 4"]
     assert config_hash(one) != config_hash(two)
-    moved = RunConfig.model_validate({"root": "elsewhere", "deadlines": {"learner": 9}, "rollout": {"workers": 3}})
+    moved = RunConfig.model_validate({"root": "elsewhere", "deadlines": {"learner": 9}, "rollout": {"workers": {"max": 3}}})
     assert config_diff(one, moved) == [] and config_hash(one) == config_hash(moved)
 
 

@@ -19,6 +19,7 @@ from launch.preflight import (
     remarks,
     resource_problems,
     reward_problems,
+    room_remarks,
     stage_demand,
 )
 from launch.problems import PreflightError
@@ -337,6 +338,16 @@ def test_more_workers_than_fit(workers, most):
 
 def test_as_many_as_fit_are_allowed():
     assert not list(resource_problems(config(rollout={"workers": 2}), TWO_CPUS))
+
+
+def test_a_fleet_starts_with_its_least_and_may_grow_beyond_the_room_there_is():
+    growing = config(rollout={"workers": {"min": 2, "max": 3}})
+    assert stage_demand(growing, "grpo").cpus == 2 * 0.5 + 0.5 + 0.1 and not list(resource_problems(growing, TWO_CPUS))
+    (remark,) = room_remarks(growing, TWO_CPUS)
+    assert "rollout.workers.max (3) is more than this machine has room for (2)" in remark
+    assert not list(room_remarks(config(rollout={"workers": {"max": 2}}), TWO_CPUS))
+    assert not list(room_remarks(config(rollout={"workers": {"max": 99}, "num_cpus": 0}), TWO_CPUS))
+    assert not list(room_remarks(config(rollout={"workers": {"max": 99}}, stages=["sft1"]), TWO_CPUS))
 
 
 def test_gpus_wanted_but_none():

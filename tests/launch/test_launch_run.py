@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import load_config
-from configs.schema import RunConfig
+from configs.schema import RunConfig, WorkerRange
 from launch import run as run_module
 from launch import stages
 from launch.preflight import Capacity
@@ -228,7 +228,7 @@ def test_settings_are_written_only_by_a_start_that_does_something(rooms, config,
     run(config)
     written = Path("runs/n/config.yaml")
     before = written.read_bytes()
-    run(config.model_copy(update={"rollout": config.rollout.model_copy(update={"workers": 7})}))  # finished: does nothing
+    run(config.model_copy(update={"rollout": config.rollout.model_copy(update={"workers": WorkerRange(max=7)})}))  # finished: does nothing
     assert written.read_bytes() == before
     RunFolder.existing(Path("runs/n")).manifest_path("sft2").unlink()
     sdpa = config.model_copy(update={"model": config.model.model_copy(update={"attention": "sdpa"})})

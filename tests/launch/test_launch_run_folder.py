@@ -7,7 +7,7 @@ import os
 import pytest
 
 from configs.load import config_hash, load_config
-from configs.schema import RunConfig
+from configs.schema import RunConfig, WorkerRange
 from launch.run_folder import RunFolder, RunFolderError, fingerprint, write_json, write_text
 
 CONFIG = RunConfig(name="r", stages=("sft1", "sft2"))
@@ -103,7 +103,7 @@ def test_stage_done_only_with_the_same_inputs_outputs_and_settings(tmp_path):
 
 def test_what_decides_no_result_may_change_and_is_written_down(tmp_path):
     RunFolder.open(CONFIG, tmp_path / "r")
-    rollout = CONFIG.rollout.model_copy(update={"workers": 3})
+    rollout = CONFIG.rollout.model_copy(update={"workers": WorkerRange(max=3)})
     changed = CONFIG.model_copy(update={"root": "elsewhere", "rollout": rollout})
     folder = RunFolder.open(changed, tmp_path / "r")
     assert folder.config == changed and load_config(tmp_path / "r" / "config.yaml") == CONFIG
