@@ -113,7 +113,7 @@ class SamplingConfig(Section):
 
 
 class WorkerRange(Section):
-    """How many rollout workers: `min` at the start, never more than `max`; between them the run decides (`actors.autoscaler`)."""
+    """Rollout workers: `min` at the start, at most `max`; between the two the run decides (`actors.autoscaler`)."""
 
     min: int = Field(1, ge=1, description="Workers at the start, of evaluations, and the fewest of a run")
     max: int = Field(ge=1, description="Most workers of a run")
@@ -133,7 +133,7 @@ class WorkerRange(Section):
 class RolloutConfig(Section):
     """vLLM rollout workers."""
 
-    workers: WorkerRange = Field(WorkerRange(max=1), description="Rollout workers, each with one engine: a number, or min and max")
+    workers: WorkerRange = Field(WorkerRange(max=1), description="Rollout workers, one engine each: a number, or min and max")
     num_cpus: float = Field(0.5, ge=0, description="CPUs Ray reserves per worker")
     num_gpus: float = Field(0, ge=0, description="GPUs Ray reserves per worker")
     threads: int = Field(1, ge=1, description="OMP threads of a CPU engine")

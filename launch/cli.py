@@ -9,22 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES, RunConfig
 from launch.data_checks import data_problems
+from launch.fleet_view import STAGE, read_fleet
 from launch.places import home, with_absolute_paths
 from launch.preflight import model_problems
 from launch.problems import PreflightError
 from launch.progress import Progress
 from launch.reward_findings import RewardRefused
 from launch.run_folder import RunFolder, RunFolderError
+from launch.scale import ScaleRefused, scale
 from launch.summary import results_table
 
 HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
-REFUSALS = (ConfigError, PreflightError, RewardRefused, RunFolderError)
+REFUSALS = (ConfigError, PreflightError, RewardRefused, RunFolderError, ScaleRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what a run has done so far")
     status.add_argument("run", metavar="RUN", help="run folder, or its name below runs/")
     status.set_defaults(command=_status)
+
+    scaled = commands.add_parser("scale", help="another number of rollout workers, while the run trains")
+    scaled.add_argument("run", metavar="RUN", help="run folder, or its name below runs/")
+    scaled.add_argument("workers", metavar="N", type=int, help="rollout workers from now on, for resumed runs too")
+    scaled.add_argument("--no-wait", action="store_true", help="ask and return; do not wait until they serve")
+    scaled.set_defaults(command=_scale)
 
     data = commands.add_parser("data", help="data folders").add_subparsers(required=True, metavar="ACTION")
     build = data.add_parser("build", help="write a data folder")
@@ -148,14 +157,24 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _existing(named: str) -> RunFolder:
+    """The run whose folder, or name below runs/, this is."""
+    return RunFolder.existing(Path(named) if Path(named).is_dir() else home() / "runs" / named)
+
+
+def _scale(options: argparse.Namespace) -> int:
+    return scale(_existing(options.run), options.workers, lambda line: print(line, flush=True), wait=not options.no_wait)
+
+
 def _status(options: argparse.Namespace) -> int:
-    given = Path(options.run)
-    folder = RunFolder.existing(given if given.is_dir() else home() / "runs" / options.run)
+    folder = _existing(options.run)
     print(f"{folder.path}: {'finished' if folder.finished else 'not finished'}")
     for stage in folder.config.stages:
         manifest, started = folder.manifest(stage), (folder.path / stage).is_dir()
         print(f"  {stage:10} {'done' if manifest else 'started' if started else 'waiting'}", end="")
         print(f", {sum(manifest.seconds.values()):.0f} s" if manifest else "")
+        if stage == STAGE and manifest is None and (fleet := read_fleet(folder.path)) is not None:
+            print(fleet.told(time.time()))
     done = {stage: dict(m.metrics) for stage in folder.config.stages if (m := folder.manifest(stage))}
     if done:
         print(results_table({"stages": done}))

@@ -133,8 +133,8 @@ def room_remarks(config: RunConfig, capacity: Capacity) -> Iterator[str]:
     most, fits = config.rollout.workers.max, _workers_that_fit(config, capacity)
     if "grpo" in config.stages and most > fits:
         yield (
-            f"rollout.workers.max ({most}) is more than {capacity.owner} has room for ({fits:.0f}): beyond it, workers wait until "
-            "the cluster adds a node"
+            f"rollout.workers.max ({most}) is more than {capacity.owner} has room for ({fits:.0f}): beyond it, workers wait "
+            "until the cluster adds a node"
         )
 
 

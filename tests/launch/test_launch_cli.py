@@ -43,6 +43,7 @@ def ladder(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
             ["rollout.workers, learner.ranks: stage grpo needs 2500.6 CPUs"],
         ),
         (["status", "nothing"], ["nothing is not a run folder"]),
+        (["scale", "nothing", "2"], ["nothing is not a run folder"]),
         (["data", "build", "--out", "o"], ["CONFIG, or --source"]),
         (["data", "build", "--source", "nowhere", "--out", "o"], ["nowhere: scene.json: neither the folder"]),
         (["data", "build", "c.yaml", "--out", "o", "--name", "n"], ["unrecognized arguments: --name n"]),
@@ -62,5 +63,5 @@ def test_refusals_exit_2_with_one_message_and_no_files(tmp_path, arguments, part
 def test_help_names_the_commands(tmp_path):
     result = ladder(tmp_path, "--help")
     assert result.returncode == 0
-    for command in ("quickstart", "run", "data", "status"):
+    for command in ("quickstart", "run", "data", "status", "scale"):
         assert command in result.stdout
