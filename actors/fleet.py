@@ -107,6 +107,7 @@ class Worker:
     failures: int = 0
     refusals: set[str] = field(default_factory=set)
     progress: object = None
+    busy_since: float | None = None  # when it was given the first of what it holds
 
 
 class Fleet:
@@ -127,6 +128,7 @@ class Fleet:
         self._deaths: deque[tuple[float, str]] = deque()
         self._ending: list[Action] = []
         self._free: list[tuple[int, int, str]] = []  # heap of (requests held, age, name); some entries are out of date
+        self._busy = 0.0
         self._withdrawn = False
         self._settled = True  # nothing to plan since the last plan
 
@@ -142,6 +144,12 @@ class Fleet:
     def count(self, *states: State) -> int:
         """Members in any of the states."""
         return sum(worker.state in states for worker in self._workers.values())
+
+    @property
+    def busy_seconds(self) -> float:
+        """Worker-seconds, since there is a fleet, in which a worker held requests."""
+        now = self._clock()
+        return self._busy + sum(now - own.busy_since for own in self._workers.values() if own.busy_since is not None)
 
     def states(self) -> dict[str, int]:
         """Members by state."""
@@ -171,6 +179,7 @@ class Fleet:
         self._withdrawn, self._settled = True, False
         for worker in self._workers.values():
             worker.holds.clear()
+            self._rest(worker)
             worker.version = worker.bringing = None
             if worker.state in (State.SERVING, State.SUSPECT):
                 self._enter(worker, State.STALE)
@@ -259,7 +268,7 @@ class Fleet:
         """It was given a request."""
         worker = self._workers[name]
         if not worker.holds:
-            worker.changed = self._clock()  # before, it owed nothing
+            worker.changed = worker.busy_since = self._clock()  # before, it owed nothing
         worker.holds.add(request)
         self._offer(worker)
 
@@ -269,6 +278,7 @@ class Fleet:
         if worker is None or request not in worker.holds:
             return False
         worker.holds.discard(request)
+        self._rest(worker)
         worker.failures, worker.refusals = max(0, worker.failures - ANSWER), set()
         self._settled &= worker.state is not State.DRAINING
         self._lives(worker)
@@ -287,6 +297,7 @@ class Fleet:
         if request is None or worker.failures >= FATAL:
             return self._died(worker, reason)
         worker.holds.discard(request)
+        self._rest(worker)
         worker.version = None  # what it holds is in doubt
         self._settled = False
         if worker.state is State.SERVING:
@@ -302,6 +313,7 @@ class Fleet:
         if len(worker.refusals) >= REFUSALS:
             return self._died(worker, f"{REFUSALS} requests refused in a row, the last: {reason}")
         worker.holds.discard(request)
+        self._rest(worker)
         self._settled &= worker.state is not State.DRAINING
         self._lives(worker)
         self._offer(worker)
@@ -355,8 +367,15 @@ class Fleet:
         self._noted(Change(worker.name, worker.state, state, len(worker.holds), worker.bringing, reason))
         worker.state = state
         worker.holds.clear()
+        self._rest(worker)
         del self._workers[worker.name]
         return Action("end", worker.name, reason)
+
+    def _rest(self, worker: Worker) -> None:
+        """Count the time in which it held something, when it holds nothing any more."""
+        if not worker.holds and worker.busy_since is not None:
+            self._busy += self._clock() - worker.busy_since
+            worker.busy_since = None
 
     def _enter(self, worker: Worker, state: State) -> None:
         self._noted(Change(worker.name, worker.state, state, len(worker.holds), worker.bringing))

@@ -24,6 +24,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
+from actors.autoscaler import Autoscaler
 from actors.deadlines import DEATHS, DeadlineExceeded
 from actors.fleet import Fleet, FleetExhausted, FleetLimits, State
 from actors.fleet_status import FleetStatus
@@ -94,11 +95,11 @@ def train_policy(
         fleet = Fleet(fleet_limits(config), noted=status.worker)
         fleet.scale(config.rollout.workers.min)
         oversight = Oversight(
-            fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say
+            fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say, autoscaler(config)
         )
         ledger = Ledger(config.failures.attempts, position.ledger)
         rollouts = Rollouts(fleet, ledger, port, tasks.take, say, turned=oversight)
-        persist(Training(config, schedule.steps, rollouts, learners, port, record, status, say), position)
+        persist(Training(config, schedule.steps, rollouts, learners, port, record, status, oversight, say), position)
         record.finish()
     except (RayError, DeadlineExceeded, FleetExhausted) as error:
         raise GrpoFailed(
@@ -119,6 +120,15 @@ def fleet_limits(config: RunConfig) -> FleetLimits:
     return FleetLimits(deadlines.engine_start, silence, outstanding, config.failures.workers)
 
 
+def autoscaler(config: RunConfig) -> Autoscaler | None:
+    """What decides between rollout.workers.min and max; None where they are the same."""
+    workers, grpo = config.rollout.workers, config.grpo
+    if workers.fixed:
+        return None
+    in_air, places = grpo.prompts_per_step * (grpo.staleness + 1), fleet_limits(config).outstanding
+    return Autoscaler(workers.min, workers.max, workers.min, in_air, places, overlap=grpo.staleness > 0)
+
+
 @dataclass(frozen=True)
 class Training:
     """What the steps of one run share."""
@@ -130,6 +140,7 @@ class Training:
     port: RayPort
     record: StageRecord
     status: FleetStatus
+    oversight: Oversight
     say: Say
 
 
@@ -175,6 +186,7 @@ def optimise(run: Training, position: Progress) -> None:
     run.say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
     weights, grpo = component_weights(config.reward), config.grpo
     for step in range(position.step, run.steps):
+        run.oversight.step_begins()
         watch = Stopwatch()
         status.step, status.doing = step, "sampling"
         rollouts.admit(step, min(step + grpo.staleness, run.steps - 1), grpo.prompts_per_step)  # q ~ P(Q)
@@ -199,6 +211,7 @@ def optimise(run: Training, position: Progress) -> None:
             run.say(alarm)
         if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == run.steps:
             save(run, Progress(step + 1, synced.version))
+        run.oversight.step_ends(waited=metrics["seconds_wait"])
 
 
 def fleet_figures(run: Training) -> FleetFigures:

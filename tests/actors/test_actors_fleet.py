@@ -450,3 +450,34 @@ def test_the_silent_count_as_deaths_and_those_who_leave_do_not(clock) -> None:
         fleet.check()
     reasons = ["  w0: no progress for 40 s while serving", "  w3: no progress for 100 s while joining"]
     assert str(raised.value).splitlines()[1:] == reasons
+
+
+def test_busy_is_the_time_in_which_workers_hold_something_however_much(clock) -> None:
+    fleet = serving(clock, workers=2, outstanding=3)
+    for request, seconds in (("a", 1), ("b", 2)):
+        fleet.sent("w0", request)
+        clock.now += seconds
+    fleet.sent("w1", "c")
+    clock.now += 4
+    assert fleet.busy_seconds == 7 + 4
+    fleet.answered("w0", "a")
+    fleet.refused("w1", "too long", "c")
+    clock.now += 8
+    assert fleet.busy_seconds == 15 + 4
+    fleet.failed("w0", "odd", "b")
+    clock.now += 16
+    assert fleet.busy_seconds == 15 + 4
+    fleet.sent("w1", "d")
+    clock.now += 32
+    fleet.failed("w1", "its process died")
+    clock.now += 64
+    assert fleet.busy_seconds == 15 + 4 + 32
+
+
+def test_what_is_withdrawn_keeps_nobody_busy(clock) -> None:
+    fleet = serving(clock, workers=1)
+    fleet.sent("w0", "a")
+    clock.now += 3
+    fleet.withdraw()
+    clock.now += 5
+    assert fleet.busy_seconds == 3

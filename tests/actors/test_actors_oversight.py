@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.autoscaler import Autoscaler
 from actors.fleet import Fleet, FleetLimits
 from actors.fleet_status import FleetStatus
 from actors.identities import Identities
@@ -83,6 +84,47 @@ def test_a_run_shows_its_fleet_and_takes_a_size_that_is_asked_for(tmp_path, cloc
     status.close("stopped")
     last = json.loads((tmp_path / "fleet.json").read_text())
     assert last["doing"] == "stopped" and last["workers"] == [] and last["step"] == 7
+
+
+def test_the_size_is_what_the_steps_show_until_one_is_asked_for(tmp_path, clock) -> None:
+    identities, said = Identities(), []
+    status = FleetStatus(tmp_path, 40, 77, identities, clock)
+    fleet = Fleet(FleetLimits(100, 40, 2, 3), clock)
+    request = SizeRequest(tmp_path, said.append, clock)
+    turn = Oversight(fleet, 1, dict, identities, status, request, said.append, Autoscaler(1, 4, 1, 8, 2, True), clock)
+    fleet.scale(1)
+    fleet.publish(5)
+
+    def step(waited: float) -> None:
+        """Ten seconds, in which all workers hold something."""
+        for action in fleet.plan():
+            if action.kind == "start":
+                fleet.started(action.worker)
+        fleet.plan()
+        for own in fleet.workers:
+            fleet.proved(own.name, 5)
+        turn.step_begins()
+        for own in fleet.workers:
+            fleet.sent(own.name, f"{own.name}-{clock.now}")
+        clock.now += 10
+        for own in fleet.workers:
+            fleet.answered(own.name, *own.holds)
+        turn.step_ends(waited)
+
+    for _ in range(3):
+        step(waited=5.0)
+    assert fleet.target == 1 and not said  # the first step tells nothing yet
+    step(waited=5.0)
+    assert fleet.target == 2 and said == [
+        "grpo: 1 worker -> 2: the learner waited 50% of the last 3 steps and workers were busy 100% of the time they could "
+        "sample in; 30 busy worker-seconds for 15 s of learning ask for 2.0 workers"
+    ]
+    asked(tmp_path, '{"workers": 2}')
+    turn()
+    assert said[1:] == ["grpo: the number of rollout workers is decided by scale.json from now on, not by what the steps show"]
+    for _ in range(8):
+        step(waited=8.0)
+    assert fleet.target == 2 and len(said) == 2
 
 
 def test_the_lives_of_workers_are_told_but_for_their_way_through_new_versions(tmp_path, clock) -> None:
