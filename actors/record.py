@@ -22,7 +22,7 @@ from typing import Any
 
 from actors.checkpoints import Checkpoints, Stamps
 from actors.types import Group, PromptTask, Rewards
-from data.stage_files import keep_steps, write_text
+from data.stage_files import flush, keep_steps, write_text
 from rewards.extraction import extract_answer
 from rewards.rows import RewardRow
 
@@ -115,6 +115,8 @@ class StageRecord:
 
     def commit(self, progress: Progress, files: Stamps) -> None:
         """The checkpoint of `progress.step` is complete, with these files: it is the one to resume from."""
+        for name in (METRICS, TRACES, LEDGER):
+            flush(self.folder / name)  # the lines of what is committed must not be lost with the machine
         state = {"step": progress.step, "version": progress.version, "ledger": progress.ledger}
         self._checkpoints.commit(progress.step, {**state, **self._identity()}, files)
 

@@ -29,6 +29,12 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
     os.replace(partial, path)
 
 
+def flush(path: Path) -> None:
+    """What was written to the file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def keep_steps(path: Path, steps: int) -> None:
     """Keep the whole lines of the first `steps` steps of a records file (made empty when missing)."""
     *lines, _torn = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
