@@ -73,6 +73,9 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=max(1, int(config.num_gpus)),
         )
+        if config.num_gpus >= 2:
+            # In a placement group vLLM would by itself take Ray to place its ranks, and wait for room that its actor holds.
+            arguments["distributed_executor_backend"] = "mp"
     else:
         arguments.update(
             kv_cache_memory_bytes=config.kv_cache_bytes,

@@ -10,7 +10,8 @@ What holds
       (rounding may part two engines). So a joiner never waits for the learner.
     * A version's file stays while a worker is being brought to it, and until a newer one is published: a joiner can always
       load what it was told to.
-    * Each worker is an actor of its own with its own resources: adding one never touches the others, nor the learner.
+    * Each worker is an actor of its own in a room of its own (`actors.worker_rooms`): adding one never touches the others,
+      nor the learner. The room is given back when the worker is ended, whatever it died of.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, 
 from actors.scorers import Scorers
 from actors.types import Completion, Generation, PromptTask
 from actors.weights import WeightVersion
+from actors.worker_rooms import Rooms
 from configs.schema import RunConfig
 
 #: Calls an async rollout actor takes at a time; beyond it calls queue in Ray, control calls included.
@@ -74,7 +76,9 @@ class RayPort:
         self._kept: frozenset[int] = frozenset()  # versions that were left when others were removed
         self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
         self._next_health: dict[str, float] = {}
-        self._ending: list[tuple[Any, ray.ObjectRef, float]] = []
+        self._ending: list[tuple[str, Any, ray.ObjectRef, float]] = []
+        self._rooms = Rooms(config.rollout)
+        self._placed: set[str] = set()  # of the workers, those that have their room
         self._pictures = PictureCount()
         self._slowest_control = 0.0
 
@@ -86,14 +90,18 @@ class RayPort:
 
     def start(self, worker: str) -> None:
         rollout = self._config.rollout
-        options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_concurrency": ROLLOUT_CONCURRENCY}
-        actor = ray.remote(RolloutWorker).options(**options).remote(
+        options = self._rooms.reserve(worker)
+        actor = ray.remote(RolloutWorker).options(max_concurrency=ROLLOUT_CONCURRENCY, **options).remote(
             worker, self._model_folder, rollout, self._config.model.dtype, self._config.seed
         )
         self._workers[worker] = actor
         self._identities.ask(worker, actor)
 
-        self._expect(actor.health.remote(), worker, lambda _: [Placed(worker)])
+        def placed(_: WorkerHealth) -> Iterable[Event]:
+            self._placed.add(worker)
+            return [Placed(worker)]
+
+        self._expect(actor.health.remote(), worker, placed)
         self._expect(actor.start.remote(), worker, lambda _: [Started(worker)])
 
     def update(self, worker: str) -> None:
@@ -186,7 +194,9 @@ class RayPort:
         self._generations = {key: ref for key, ref in self._generations.items() if key[0] != worker}
         self._bringing.pop(worker, None)
         self._next_health.pop(worker, None)
-        self._ending.append((actor, actor.stop.remote(), time.monotonic() + STOP_SECONDS))
+        patience = STOP_SECONDS if worker in self._placed else 0.0  # one without room cannot answer, and wants none any more
+        self._placed.discard(worker)
+        self._ending.append((worker, actor, actor.stop.remote(), time.monotonic() + patience))
 
     def withdraw(self) -> None:
         """The learner is lost: what is generated, scored or proved now belongs to nobody."""
@@ -275,17 +285,19 @@ class RayPort:
 
     def _end_overdue(self, now: float) -> None:
         ending, self._ending = self._ending, []
-        for actor, stopped, deadline in ending:
+        for worker, actor, stopped, deadline in ending:
             if now > deadline or ray.wait([stopped], timeout=0)[0]:
                 ray.kill(actor)
+                self._rooms.release(worker)
             else:
-                self._ending.append((actor, stopped, deadline))
+                self._ending.append((worker, actor, stopped, deadline))
 
     def close(self) -> None:
         """Ask every actor to end what it owns, then kill it, whatever state it is in."""
         for name in list(self._workers):
             self.end(name, "the run is over")
-        stopping = [*(stopped for _, stopped, _ in self._ending), *self._scorers.close()]
+        self._end_overdue(time.monotonic())  # nobody waits for those that never had room
+        stopping = [*(stopped for _, _, stopped, _ in self._ending), *self._scorers.close()]
         ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)
         self._end_overdue(math.inf)
         self._scorers.kill()

@@ -80,6 +80,7 @@ class LocalCluster:
             "--temp-dir",
             str(self._folder),
             "--disable-usage-stats",
+            *self.options(self._folder),
         ]
         self.say(f"starting a local Ray cluster ({self.cpus} CPUs)")
         log = self._folder / "start.log"
@@ -99,6 +100,10 @@ class LocalCluster:
         self._wait(log)
         self.say(f"Ray is up at {self.address}, dashboard {self.dashboard_url}")
         return self.address
+
+    def options(self, folder: Path) -> list[str]:
+        """More options of `ray start`, for clusters of another kind; `address` is known, `folder` is the cluster's own."""
+        return []
 
     def _wait(self, log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
