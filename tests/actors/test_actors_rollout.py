@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from actors.engine import engine_arguments
 from actors.rollout import CanaryMismatch, RolloutRequest, RolloutWorker, StaleWorker, WorkerDead
 from actors.weights import EMBEDDING, HEAD, TensorSpec, WeightStore, WeightVersion, WeightVersionError
 from configs.schema import RolloutConfig, SamplingConfig
@@ -104,6 +105,12 @@ def serving(bench):
     if bench.worker.health().state != "serving":
         bench.sync()
     return bench
+
+
+@pytest.mark.parametrize(("gpus", "ranks", "executor"), [(0.5, 1, None), (1, 1, None), (2, 2, "mp")])
+def test_the_ranks_of_an_engine_are_processes_of_its_actor_which_holds_all_gpus(gpus, ranks, executor):
+    arguments = engine_arguments("model", RolloutConfig(num_gpus=gpus), "bfloat16", 0)
+    assert arguments["tensor_parallel_size"] == ranks and arguments.get("distributed_executor_backend") == executor
 
 
 def test_a_started_worker_serves_only_after_its_canary(bench):

@@ -256,6 +256,7 @@ class Reader:
 @pytest.mark.timeout(600)
 def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) -> None:
     import ray
+    from ray.util.placement_group import placement_group_table
 
     rng, pictures = np.random.default_rng(0), [str(tmp_path / f"{index}.png") for index in range(4)]
     for path in pictures:
@@ -293,6 +294,9 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         model = train_policy(config, rows, base, folder, second)  # with another fleet: the same work
         # Two engines, their workers, the learner, the reward's child: some may be idle processes that Ray re-used.
         assert second.left() == set() and len(second.pids) >= 4
+        rooms = sorted((room["name"], room["state"]) for room in placement_group_table().values())
+        # Of both runs, that of the worker that was killed too.
+        assert rooms == [(f"rollout worker {name}", "REMOVED") for name in ("w0", "w0", "w1")]
     finally:
         ray.shutdown()
 
