@@ -95,7 +95,8 @@ def train_policy(
         fleet = Fleet(fleet_limits(config), noted=status.worker)
         fleet.scale(config.rollout.workers.min)
         oversight = Oversight(
-            fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say, autoscaler(config)
+            fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say,
+            autoscaler(config),
         )
         ledger = Ledger(config.failures.attempts, position.ledger)
         rollouts = Rollouts(fleet, ledger, port, tasks.take, say, turned=oversight)

@@ -1,8 +1,8 @@
 """Room in the cluster for one rollout worker: a placement group of its own, with all its CPUs and GPUs on one node.
 
 What holds
-    * A group that finds no room is pending, and a pending group is what makes Ray's autoscaler add a node. So each worker is a
-      request of its own: it ends with the worker, and runs that share a cluster do not overwrite each other's, as those
+    * A group that finds no room is pending, and a pending group is what makes Ray's autoscaler add a node. So each worker is
+      a request of its own: it ends with the worker, and runs that share a cluster do not overwrite each other's, as those
       do that ask for totals (`ray.autoscaler.sdk.request_resources`).
     * Nothing here waits: an actor may be created in a group that is pending, and starts when the group has its room.
     * One bundle, because the processes of a tensor-parallel engine live in and under the one actor and share its GPUs.

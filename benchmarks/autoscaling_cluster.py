@@ -37,7 +37,7 @@ STEPS = 500
 #: Steps before the fleet is to grow.
 STEPS_BEFORE = 2
 LOOK_SECONDS = 0.1
-WORKER_NODE = {"resources": {"CPU": 1, "object_store_memory": 100 << 20}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+NODE = {"resources": {"CPU": 1, "object_store_memory": 100 << 20}, "node_config": {}, "min_workers": 0, "max_workers": 2}
 
 
 class GrowingCluster(LocalCluster):
@@ -53,7 +53,7 @@ class GrowingCluster(LocalCluster):
         config = {
             "cluster_name": "growing", "max_workers": 2, "provider": provider, "auth": {}, "idle_timeout_minutes": 0.2,
             "upscaling_speed": 1.0, "head_node_type": "ray.head.default",
-            "available_node_types": {"ray.head.default": head, "worker": WORKER_NODE},
+            "available_node_types": {"ray.head.default": head, "worker": NODE},
             "setup_commands": [], "initialization_commands": [], "file_mounts": {}, "cluster_synced_files": [],
             "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
             "worker_start_ray_commands": [], "file_mounts_sync_continuously": False,
@@ -132,14 +132,15 @@ def measure(folder: Path) -> dict[str, Any]:
         learner=LearnerConfig(threads=1, num_cpus=0.5),
         rollout=RolloutConfig(num_cpus=1, max_model_len=1024, kv_cache_bytes=64 << 20),
         grpo=GRPOConfig(
-            steps=STEPS, prompts_per_step=PROMPTS, group_size=2, overlong_buffer=8, localization_share=0, checkpoint_steps=STEPS,
-            sampling=SamplingConfig(max_new_tokens=16),
+            steps=STEPS, prompts_per_step=PROMPTS, group_size=2, overlong_buffer=8, localization_share=0,
+            checkpoint_steps=STEPS, sampling=SamplingConfig(max_new_tokens=16),
         ),
     )
     run = RunFolder.open(config, folder / "run")
     observer = Observer(run)
     try:
-        train_policy(config, rows("single", PROMPTS, folder / "pictures"), build_model(folder / "model"), run.stage("grpo"), observer)
+        examples = rows("single", PROMPTS, folder / "pictures")
+        train_policy(config, examples, build_model(folder / "model"), run.stage("grpo"), observer)
     except Enough:
         pass
     if observer.failure:

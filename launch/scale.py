@@ -62,7 +62,7 @@ def scale(
 def _fleet(folder: RunFolder, workers: int) -> FleetView:
     """The fleet that is to change."""
     if workers < 1:
-        raise ScaleRefused(f"a fleet needs at least one rollout worker, not {workers}; to stop the run, end its process or job")
+        raise ScaleRefused(f"a fleet needs at least one rollout worker, not {workers}; to stop a run, end its process or job")
     if STAGE not in folder.config.stages:
         raise ScaleRefused(f"{folder.path} has no stage {STAGE}, the only one with rollout workers: see its `stages`")
     fleet = read_fleet(folder.path)
