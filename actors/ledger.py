@@ -33,7 +33,7 @@ class Status(str, Enum):
     DROPPED = "dropped"
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A prompt of a step that is not trained yet. `place`: in the step, from 0. `sent`: how often. `losses`: how often it may
     have been what its worker was lost to."""
