@@ -4,26 +4,36 @@
                                           [--deaths-per-hour 60] [--scale 600:4 ...] [--grid] [--json FILE]
 
 Engines and learner are simulated and their latencies given; `Rollouts`, `Fleet` and `Ledger` are the real ones. Time is
-virtual, so that the seconds below are the simulation's, but for `controller_us_per_prompt`: real CPU time spent in these
-three. `of_ideal` is how much of the throughput is reached that the slower of learner and generation (all of it, spread
-evenly over all places of all workers) allows; a step that is waited for whole is as slow as its longest prompt, whence the
-rest. `staleness` counts trained prompts by how many versions older than the learner the one was that their first token came
-from.
+virtual, so that the seconds below are the simulation's, but for `controller`: real CPU time spent in these three (Ray's calls
+and the trainer's own work are not in it), per prompt, and as a share of the step's simulated seconds.
+
+`of_ideal`: how much of the throughput is reached that the slower of learner and generation (all of it, spread evenly over
+all places of all workers) allows, the start of the fleet and the first step included, for which a learner has to wait.
+`of_ideal_running`: the same of the middle half of the steps. `of_ideal_within_k`: of the throughput that an ideal fleet and
+learner reach under the same bound K: between the admission of a step and the version it makes lie its longest prompt, or
+all its prompts spread evenly, and its learning, and no more than K + 1 steps are in that at once.
+`staleness` counts trained prompts by how many versions older than the learner the one was that their first token came from.
+`recovery_s`: from a death to the proof of the worker that took the place; `told`: the death was noticed at once, `silent`: by
+the silence of the worker. What is plotted and written in docs/ is made of the JSON by `benchmarks.fleet_plot`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
+import tempfile
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
+from actors.checkpoints import Checkpoints
 from actors.fleet import Fleet, FleetLimits
 from actors.ledger import Ledger
 from actors.rollouts import Collected, Rollouts
@@ -34,8 +44,11 @@ from configs.schema import SamplingConfig
 from data.types import Example, Prompt
 from rewards.rows import RewardRow
 
-#: Runs of the grid: workers, each with as many prompts a step as they have places, and K.
-GRID_WORKERS, GRID_STALENESS, GRID_STEPS = (1, 8, 64, 512), (0, 1, 2, 4), 50
+#: Runs of the grid: workers, K, and (prompts a step for every place, steps). Learning takes as long as generation spread
+#: evenly, where overlap has most to win and to lose.
+GRID_WORKERS, GRID_STALENESS, GRID_LOADS = (1, 8, 64, 512), (0, 1, 2, 4), ((1, 50), (8, 20))
+#: A ledger of a million prompts, and how many steps it has open: those of K = 4, and all.
+LEDGER_PROMPTS, LEDGER_STEP, LEDGER_OPEN = 1_000_000, 4000, (5, 250)
 _PROMPT = Prompt(Example("simulated", 0, "single_image", "", "object count", ("none",)), "think", ())
 _ROW = RewardRow("simulated", "", "object count", None, None)
 _SAMPLING = SamplingConfig()
@@ -104,6 +117,7 @@ class Simulation:
         self.trained: list[dict[str, Any]] = []
         self.staleness: Counter[int] = Counter()
         self.lengths: list[tuple[int, float]] = []  # (position, seconds its generation took) of all that was trained on
+        self.ends: list[float] = []  # when each step's version was proved
         self._waits = {"groups": 0.0, "proof": 0.0, "fleet": 0.0}
 
     def _take(self, step: int, stretch: Stretch, place: int) -> list[PromptTask]:
@@ -124,7 +138,7 @@ class Simulation:
     def run(self, first: int = 0, steps: int | None = None) -> None:
         """Train the steps from `first` to `steps` (all), with a learner that is at version `first`."""
         last = self.settings.steps if steps is None else steps
-        begun = perf_counter()
+        begun, used = perf_counter(), process_time()
         before = self.port.own_seconds + self._take_seconds
         self._wait("fleet", self.publish, first)
         learned = 0.0
@@ -135,8 +149,9 @@ class Simulation:
             learned += self._note(step, collected)
             self._wait("proof", self.publish, step + 1)
             self.trained.append(self.rollouts.trained(step))
-        simulated = self.port.own_seconds + self._take_seconds - before + learned
-        self.controller_seconds = perf_counter() - begun - simulated
+            self.ends.append(self.clock.now)
+        simulated, passed = self.port.own_seconds + self._take_seconds - before + learned, perf_counter() - begun
+        self.controller_seconds = (passed - simulated) * (process_time() - used) / passed  # others may have had the core
         self._scale(self.fleet.target)
 
     def admit(self, step: int) -> None:
@@ -164,10 +179,14 @@ class Simulation:
         return perf_counter() - begun
 
     def check(self, first: int = 0) -> None:
-        """AssertionError unless all positions from `first` on were trained once, with their own lengths, within K."""
+        """AssertionError unless all positions from `first` on were trained once, each in its own step, with their own lengths,
+        within K; dropped ones are said to be."""
         stretches = [stretch for line in self.trained for stretch in line["positions"]]
         positions = [place for begin, count in stretches for place in range(begin, begin + count)]
         assert sorted(positions) == list(range(first, self.settings.prompts)), "positions were skipped or trained twice"
+        size = self.settings.prompts_per_step
+        steps = {place: line["step"] for line in self.trained for own in line["positions"] for place in range(own[0], sum(own))}
+        assert all(place // size == step for place, step in steps.items()), "a prompt was trained in another step than its own"
         dropped = sum(len(line["dropped"]) for line in self.trained)
         assert sum(line["trained"] for line in self.trained) == len(self.lengths) == len(positions) - dropped
         assert len({place for place, _ in self.lengths}) == len(self.lengths), "a prompt was trained on twice"
@@ -177,23 +196,39 @@ class Simulation:
     def result(self) -> dict[str, Any]:
         """Figures of a whole run."""
         settings, port, total = self.settings, self.port, self.clock.now
-        places = settings.capacity * self._worker_seconds / total
-        ideal = max(settings.steps * settings.learn, sum(self.seconds) / places)
+        told, silent = ([own for own, untold in port.recoveries if untold is kind] for kind in (False, True))
         return {
             "settings": asdict(settings),
             "simulated_s": round(total, 1),
             "prompts_per_s": round(settings.prompts / total, 3),
-            "of_ideal": round(ideal / total, 3),
+            **self._of_ideal(),
             "learner_waits": {name: round(seconds / total, 3) for name, seconds in self._waits.items()},
             "staleness": dict(sorted(self.staleness.items())),
             "trained": len(self.lengths),
             "dropped": sum(len(line["dropped"]) for line in self.trained),
             "sent_again": sum(len(line["sent_again"]) for line in self.trained),
             "deaths": port.deaths,
-            "recovery_s": _median_and_worst(port.recoveries),
+            "recovery_s": {"told": _median_and_worst(told), "silent": _median_and_worst(silent)},
             "lost_prompt_to_answer_s": _median_and_worst(port.delays),
-            "controller_us_per_prompt": round(self.controller_seconds / settings.prompts * 1e6, 1),
+            "controller": {
+                "us_per_prompt": round(self.controller_seconds / settings.prompts * 1e6, 1),
+                "ms_per_step": round(self.controller_seconds / settings.steps * 1e3, 2),
+                "share_of_step": round(self.controller_seconds / total, 6),
+            },
         }
+
+    def _of_ideal(self) -> dict[str, float]:
+        """See the module. A step's ideal seconds, and its share in what a step really takes."""
+        settings, total, steps = self.settings, self.clock.now, self.settings.steps
+        size, places = settings.prompts_per_step, settings.capacity * self._worker_seconds / total
+        longest = statistics.mean(max(self.seconds[step * size : (step + 1) * size]) for step in range(steps))
+        generate = sum(self.seconds) / places / steps
+        ideal = max(settings.learn, generate)
+        within = max(ideal, (max(generate, longest) + settings.learn) / (settings.staleness + 1))
+        first, last = steps // 4, steps - 1 - steps // 4
+        running = (self.ends[last] - self.ends[first]) / (last - first)
+        shares = {"of_ideal": steps * ideal / total, "of_ideal_running": ideal / running, "of_ideal_within_k": within / running}
+        return {"ideal_step_s": round(ideal, 2), **{name: round(share, 3) for name, share in shares.items()}}
 
 
 def _median_and_worst(values: Sequence[float]) -> dict[str, float] | None:
@@ -211,17 +246,79 @@ def simulate(settings: Settings) -> dict[str, Any]:
 
 
 def grid(settings: Settings) -> list[dict[str, Any]]:
-    """Small to large fleets with every K, then a million prompts on a large one that changes."""
+    """Small to large fleets with every K and load, then a million prompts on a large one that changes."""
     results = []
     for workers in GRID_WORKERS:
-        size = workers * settings.capacity
-        for staleness in GRID_STALENESS:
-            own = replace(settings, workers=workers, staleness=staleness, prompts=GRID_STEPS * size, prompts_per_step=size)
-            results.append(simulate(own))
+        for load, steps in GRID_LOADS:
+            size, learn = load * workers * settings.capacity, load * settings.generate
+            for staleness in GRID_STALENESS:
+                own = replace(settings, workers=workers, staleness=staleness, learn=learn)
+                results.append(simulate(replace(own, prompts=steps * size, prompts_per_step=size)))
+                print(_line(results[-1]), flush=True)
     latencies = replace(settings.latencies, deaths_per_hour=240.0, hangs=0.2)
     changing = ((1000.0, 384), (2500.0, 576), (4000.0, 512))
-    large = replace(settings, workers=512, prompts=1_000_000, prompts_per_step=4096, staleness=2, latencies=latencies)
-    return [*results, simulate(replace(large, scale=changing))]
+    large = replace(settings, workers=512, staleness=2, learn=8 * settings.generate, latencies=latencies, scale=changing)
+    results.append(simulate(replace(large, prompts=1_000_000, prompts_per_step=8 * 512 * settings.capacity)))
+    return results
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    own = result["settings"]
+    return (
+        f"{own['workers']} workers, K = {own['staleness']}, {own['prompts']} prompts: {result['of_ideal_running']:.3f} of the "
+        f"ideal, controller {result['controller']['share_of_step']:.3%} of a step"
+    )
+
+
+def ledger_costs(prompts: int, open_steps: int) -> dict[str, Any]:
+    """A ledger that has given out `prompts`, all trained but those of the last `open_steps` steps, of which half are answered:
+    its memory, and the seconds of that, of committing it as a run does, and of going on from there."""
+    steps = prompts // LEDGER_STEP
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    ledger = _ledger(steps, open_steps)
+    size = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    begun = perf_counter()
+    ledger = _ledger(steps, open_steps)
+    made = perf_counter() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder))
+        checkpoints.begin(steps)
+        begun = perf_counter()
+        checkpoints.commit(steps, {"ledger": ledger.state()}, {})
+        committed = perf_counter() - begun
+        state = checkpoints.newest().state["ledger"]
+        written = sum(path.stat().st_size for path in Path(folder).rglob("*.json"))
+    begun = perf_counter()
+    again = Ledger(3, state)
+    restored = perf_counter() - begun
+    assert again.waiting == open_steps * LEDGER_STEP and again.next == prompts
+    return {
+        "prompts": prompts,
+        "open_prompts": open_steps * LEDGER_STEP,
+        "memory_bytes": size,
+        "bytes_per_open_prompt": round(size / open_steps / LEDGER_STEP),
+        "committed_bytes": written,
+        "run_s": round(made, 3),
+        "commit_s": round(committed, 4),
+        "restore_s": round(restored, 3),
+    }
+
+
+def _ledger(steps: int, open_steps: int) -> Ledger:
+    ledger = Ledger(3)
+    for step in range(steps):
+        ledger.ask(step, LEDGER_STEP)
+        kept = step >= steps - open_steps
+        for _ in range(LEDGER_STEP // 2 if kept else LEDGER_STEP):
+            name = ledger.take_pending()
+            ledger.sent(name, "w0")
+            ledger.answered(name)
+        if not kept:
+            ledger.train(step)
+    return ledger
 
 
 def _options() -> argparse.Namespace:
@@ -245,7 +342,8 @@ def main() -> None:
 
     options = _options()
     if options.grid:
-        report("fleet_simulation", options, grid(Settings()))
+        ledgers = [ledger_costs(LEDGER_PROMPTS, open_steps) for open_steps in LEDGER_OPEN]
+        report("fleet_simulation", options, {"runs": grid(Settings()), "ledger": ledgers})
         return
     changes = [text.split(":", 1) for text in options.scale]
     settings = Settings(

@@ -79,8 +79,8 @@ class _Engine:
     frozen: int = 0  # versions on their way to it
     until: float = 0.0  # when it has taken them
     quiet: bool = False  # dead, hanging or ended: nothing happens in it any more
-    died: float | None = None
-    replaces: float | None = None  # when the one died whose place it takes
+    died: tuple[float, bool] | None = None  # when, and whether nobody was told
+    replaces: tuple[float, bool] | None = None  # the death whose place it takes
     waiting: deque[tuple[PromptTask, int]] = field(default_factory=deque)
     running: dict[tuple[str, int], _Running] = field(default_factory=dict)
 
@@ -117,8 +117,8 @@ class SimulatedPort:
 
     `seconds(task)` is how long a prompt runs; `fate(task, worker)` what becomes of it, drawn if None.
 
-    `recoveries`: from each death to the proof of the worker that took the place. `delays`: from the loss of a prompt with
-    its worker to its answer. `proved`: the workers that now hold the version offered last.
+    `recoveries`: seconds from each death to the proof of the worker that took the place, and whether nobody was told of it.
+    `delays`: from the loss of a prompt with its worker to its answer.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class SimulatedPort:
         self._order = itertools.count()
         self._engines: dict[str, _Engine] = {}
         self._events: list[Event] = []
-        self._vacant: deque[float] = deque()
+        self._vacant: deque[tuple[float, bool]] = deque()
         self._lost: dict[str, float] = {}
         self.version, self._era = -1, 0
         self.own_seconds, self.deaths = 0.0, 0
-        self.recoveries: list[float] = []
+        self.recoveries: list[tuple[float, bool]] = []
         self.delays: list[float] = []
         self.at(latencies.health, self._tell_health)
         if latencies.deaths_per_hour:
@@ -220,7 +220,7 @@ class SimulatedPort:
         engine = self._engines[worker]
         if engine.quiet:
             return
-        engine.quiet, engine.died = True, self._clock.now
+        engine.quiet, engine.died = True, (self._clock.now, hangs)
         self.deaths += 1
         for name in (*(name for name, _ in engine.running), *(task.request.request_id for task, _ in engine.waiting)):
             self._lost.setdefault(name, self._clock.now)
@@ -253,7 +253,8 @@ class SimulatedPort:
         engine.frozen -= 1
         engine.version = version
         if engine.replaces is not None and version == self.version:
-            self.recoveries.append(self._clock.now - engine.replaces)
+            died, untold = engine.replaces
+            self.recoveries.append((self._clock.now - died, untold))
             engine.replaces = None
         if era == self._era:
             self._events.append(Proved(engine.name, version, 0.0))
