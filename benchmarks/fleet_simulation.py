@@ -4,8 +4,8 @@
                                           [--deaths-per-hour 60] [--scale 600:4 ...] [--grid] [--json FILE]
 
 Engines and learner are simulated and their latencies given; `Rollouts`, `Fleet` and `Ledger` are the real ones. Time is
-virtual, so that the seconds below are the simulation's, but for `controller`: real CPU time spent in these three (Ray's calls
-and the trainer's own work are not in it), per prompt, and as a share of the step's simulated seconds.
+virtual, so that the seconds below are the simulation's, but for `controller`: real CPU time spent in these three (Ray's
+calls and the trainer's own work are not in it), per prompt, and as a share of the step's simulated seconds.
 
 `of_ideal`: how much of the throughput is reached that the slower of learner and generation (all of it, spread evenly over
 all places of all workers) allows, the start of the fleet and the first step included, for which a learner has to wait.
@@ -13,8 +13,8 @@ all places of all workers) allows, the start of the fleet and the first step inc
 learner reach under the same bound K: between the admission of a step and the version it makes lie its longest prompt, or
 all its prompts spread evenly, and its learning, and no more than K + 1 steps are in that at once.
 `staleness` counts trained prompts by how many versions older than the learner the one was that their first token came from.
-`recovery_s`: from a death to the proof of the worker that took the place; `told`: the death was noticed at once, `silent`: by
-the silence of the worker. What is plotted and written in docs/ is made of the JSON by `benchmarks.fleet_plot`.
+`recovery_s`: from a death to the proof of the worker that took the place; `told`: the death was noticed at once, `silent`:
+by the silence of the worker. What is plotted and written in docs/ is made of the JSON by `benchmarks.fleet_plot`.
 """
 
 from __future__ import annotations
@@ -179,14 +179,16 @@ class Simulation:
         return perf_counter() - begun
 
     def check(self, first: int = 0) -> None:
-        """AssertionError unless all positions from `first` on were trained once, each in its own step, with their own lengths,
+        """AssertionError unless all positions from `first` on were trained once, each in its own step, with its own length,
         within K; dropped ones are said to be."""
         stretches = [stretch for line in self.trained for stretch in line["positions"]]
         positions = [place for begin, count in stretches for place in range(begin, begin + count)]
         assert sorted(positions) == list(range(first, self.settings.prompts)), "positions were skipped or trained twice"
         size = self.settings.prompts_per_step
-        steps = {place: line["step"] for line in self.trained for own in line["positions"] for place in range(own[0], sum(own))}
-        assert all(place // size == step for place, step in steps.items()), "a prompt was trained in another step than its own"
+        assert all(
+            begin // size == (begin + count - 1) // size == line["step"]
+            for line in self.trained for begin, count in line["positions"]
+        ), "a prompt was trained in another step than its own"
         dropped = sum(len(line["dropped"]) for line in self.trained)
         assert sum(line["trained"] for line in self.trained) == len(self.lengths) == len(positions) - dropped
         assert len({place for place, _ in self.lengths}) == len(self.lengths), "a prompt was trained on twice"
@@ -218,17 +220,27 @@ class Simulation:
         }
 
     def _of_ideal(self) -> dict[str, float]:
-        """See the module. A step's ideal seconds, and its share in what a step really takes."""
+        """See the module. An ideal step's seconds, and their share in what a step really takes."""
         settings, total, steps = self.settings, self.clock.now, self.settings.steps
-        size, places = settings.prompts_per_step, settings.capacity * self._worker_seconds / total
-        longest = statistics.mean(max(self.seconds[step * size : (step + 1) * size]) for step in range(steps))
-        generate = sum(self.seconds) / places / steps
-        ideal = max(settings.learn, generate)
-        within = max(ideal, (max(generate, longest) + settings.learn) / (settings.staleness + 1))
+        places = settings.capacity * self._worker_seconds / total
         first, last = steps // 4, steps - 1 - steps // 4
         running = (self.ends[last] - self.ends[first]) / (last - first)
-        shares = {"of_ideal": steps * ideal / total, "of_ideal_running": ideal / running, "of_ideal_within_k": within / running}
-        return {"ideal_step_s": round(ideal, 2), **{name: round(share, 3) for name, share in shares.items()}}
+        generate, _ = self._generation(0, steps, places)
+        alone, longest = self._generation(first + 1, last + 1, places)
+        ideal, middle = max(settings.learn, generate), max(settings.learn, alone)
+        within = max(middle, (max(alone, longest) + settings.learn) / (settings.staleness + 1))
+        return {
+            "ideal_step_s": round(ideal, 2),
+            "of_ideal": round(steps * ideal / total, 3),
+            "of_ideal_running": round(middle / running, 3),
+            "of_ideal_within_k": round(within / running, 3),
+        }
+
+    def _generation(self, first: int, last: int, places: float) -> tuple[float, float]:
+        """Of the steps from `first` to before `last`: seconds of a step's prompts spread over `places`, of the longest."""
+        size = self.settings.prompts_per_step
+        own = [self.seconds[step * size : (step + 1) * size] for step in range(first, last)]
+        return sum(map(sum, own)) / places / len(own), statistics.mean(map(max, own))
 
 
 def _median_and_worst(values: Sequence[float]) -> dict[str, float] | None:
@@ -265,13 +277,13 @@ def grid(settings: Settings) -> list[dict[str, Any]]:
 def _line(result: Mapping[str, Any]) -> str:
     own = result["settings"]
     return (
-        f"{own['workers']} workers, K = {own['staleness']}, {own['prompts']} prompts: {result['of_ideal_running']:.3f} of the "
-        f"ideal, controller {result['controller']['share_of_step']:.3%} of a step"
+        f"{own['workers']} workers, K = {own['staleness']}, {own['prompts']} prompts: {result['of_ideal_running']:.3f} of "
+        f"the ideal, controller {result['controller']['share_of_step']:.3%} of a step"
     )
 
 
 def ledger_costs(prompts: int, open_steps: int) -> dict[str, Any]:
-    """A ledger that has given out `prompts`, all trained but those of the last `open_steps` steps, of which half are answered:
+    """A ledger that has given out `prompts`, all trained but those of the last `open_steps` steps, half of them answered:
     its memory, and the seconds of that, of committing it as a run does, and of going on from there."""
     steps = prompts // LEDGER_STEP
     gc.collect()

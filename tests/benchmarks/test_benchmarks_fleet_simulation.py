@@ -1,5 +1,5 @@
-"""What the simulator shows of the real controller: how old samples are, that none is left out for its length, and that its own
-check would find a controller that takes what comes first."""
+"""What the simulator shows of the real controller: how old samples are, that none is left out for its length, and that its
+own check would find a controller that takes what comes first."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SCALE = ((20.0, 2), (60.0, 7), (150.0, 3))
 
 def simulation(staleness: int, fate: Callable[[PromptTask, str], Fate] | None = None, **changes: Any) -> Simulation:
     """Four workers with two places; of 400 prompts the longest takes thirty times the median. Losses drop no prompt."""
-    small = {"workers": 4, "capacity": 2, "prompts": 400, "prompts_per_step": SIZE, "learn": 5.0, "generate": 5.0, "sigma": 1.5}
-    rest = {"staleness": staleness, "silence": 60.0, "start_silence": 60.0, "attempts": 10_000, "latencies": QUIET}
-    return Simulation(Settings(**(small | rest | changes)), fate=fate)
+    small = {"workers": 4, "capacity": 2, "prompts": 400, "prompts_per_step": SIZE, "learn": 5.0, "generate": 5.0}
+    rest = {"sigma": 1.5, "silence": 60.0, "start_silence": 60.0, "attempts": 10_000, "latencies": QUIET}
+    return Simulation(Settings(**(small | rest | {"staleness": staleness} | changes)), fate=fate)
 
 
 # no sample is older than K, and K is used
