@@ -87,15 +87,21 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
 
 
 class Progress:
-    """Counts what the engine has done: grows with every step that computed a token. Never goes back."""
+    """Counts what a worker has done: grows with every step that computed a token, and while weights are copied. Never goes
+    back."""
 
     def __init__(self) -> None:
         self.generated_tokens = 0
         self.prompt_tokens = 0
+        self.moves = 0
 
     @property
     def value(self) -> int:
-        return self.generated_tokens + self.prompt_tokens
+        return self.generated_tokens + self.prompt_tokens + self.moves
+
+    def moved(self) -> None:
+        """More of a weight version has come to this machine."""
+        self.moves += 1
 
     def logger_factory(self):
         """A vLLM stat-logger factory that feeds this counter from the engine's own iteration statistics."""

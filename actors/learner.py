@@ -6,7 +6,8 @@ What holds
     * A group is one tree (`models.packing`): its prompt, pictures included, is forwarded once for all its members, for
       the policy and for the reference.
     * The old log-probs are those of the weights before the step: of its first forward pass, detached, also for later
-      inner epochs. In the first, the ratio is 1, the clip idle, and the gap to the engine is measured on every token.
+      inner epochs. In the first, the ratio is 1, the clip idle, and the gap to the engine is measured on every token that
+      these weights drew; tokens of older ones are in the importance ratios only.
     * The loss is a global sum over a global count, so it does not depend on ranks or passes.
     * `step`, `penalties`, `logprobs`, `publish`, `save`, `load` and `export` are collective: call them on every rank, in
       one order.
@@ -26,6 +27,7 @@ import torch
 
 from actors.checkpoints import Stamps, stamps
 from actors.batching import TrainBatch, TrainGroup
+from actors.file_parts import this_node
 from actors.learner_pass import LearnerPass, pack_pass
 from actors.reference import Forward, OwnReference, PolicyWithoutAdapters, Reference
 from actors.weights import WeightStore, WeightVersion, shared_memory_folder
@@ -110,7 +112,8 @@ class Learner:
         if checkpoint is not None:
             self._engine.load(Path(checkpoint), "engine")
         if self._rank == 0:
-            self._store = WeightStore(shared_memory_folder(self._stage_folder), self._model.config.tie_word_embeddings)
+            folder, tied = shared_memory_folder(self._stage_folder), self._model.config.tie_word_embeddings
+            self._store = WeightStore(folder, tied, this_node())
         return {"pid": os.getpid(), "parameters": parameters}
 
     def _freeze(self) -> None:
@@ -137,7 +140,8 @@ class Learner:
         """`grpo.inner_epochs` optimizer steps on the completions of the whole step (all ranks get all, each takes its part).
 
         Returns the same numbers on every rank: loss, lr and grad_norm of the last update; kl, clip_fraction, is_ratio_*,
-        logprob_gap_* over all updates; trained_tokens, and image_passes / vision_passes (reads of pictures / pictures
+        is_ratio_stale_* (of tokens of older versions than `batch.version`) and logprob_gap_* (of its own) over all updates,
+        where there are such tokens; trained_tokens, and image_passes / vision_passes (reads of pictures / pictures
         through vision towers, policy and reference). ValueError without groups: there is nothing to average, leave it out.
         """
         if not batch.groups:
@@ -151,7 +155,7 @@ class Learner:
         for _ in range(settings.inner_epochs):
             loss = 0.0
             for one in passes:
-                part, part_stats = self._loss(one, denominator)
+                part, part_stats = self._loss(one, denominator, batch.version)
                 self._engine.backward(part)
                 if one.counts:
                     loss, stats = loss + float(part.detach()), stats.merge(part_stats)
@@ -185,7 +189,7 @@ class Learner:
             passes.append(pack_pass(one, groups, encoded))
         return passes
 
-    def _loss(self, one: LearnerPass, denominator: float) -> tuple[torch.Tensor, TokenStats]:
+    def _loss(self, one: LearnerPass, denominator: float, version: int) -> tuple[torch.Tensor, TokenStats]:
         """This pass's share of the step's loss, with gradient, and its statistics.
 
         The first call on a pass comes before the first update: its log-probs are the old ones.
@@ -198,7 +202,7 @@ class Learner:
             one.old = logprobs.detach()
         terms = token_loss(logprobs, one.old, behaviour, advantages, batch.mask, self._loss_settings, one.reference)
         loss = aggregate(terms.loss_R_T, batch.mask, settings.aggregation, denominator) * float(one.counts)
-        return loss, token_stats(terms, one.old, behaviour, batch.mask)
+        return loss, token_stats(terms, one.old, behaviour, batch.mask, one.versions.to(self._device) == version)
 
     @torch.no_grad()
     def _prepare(self, passes: Sequence[LearnerPass], diverges: bool) -> None:
@@ -240,7 +244,7 @@ class Learner:
         own = {name: float(value) for name, value in vars(stats).items()}
         sums = self._engine.sum_over_ranks({name: value for name, value in own.items() if not name.endswith("_max")})
         largest = self._engine.max_over_ranks({name: value for name, value in own.items() if name.endswith("_max")})
-        counts = {name: int(sums.pop(name)) for name in ("tokens", "clipped", "dropped")}
+        counts = {name: int(sums.pop(name)) for name in ("tokens", "clipped", "dropped", "fresh")}
         return TokenStats(**counts, **sums, **largest)
 
     def _encode(self, prompt: Prompt, expanded_prompt_ids: Sequence[int]) -> Encoded:

@@ -18,13 +18,15 @@ from models.passes import Pass
 class LearnerPass:
     """The packed trees of a pass with what the loss needs of their completions, (R, T) and (R).
 
-    On the CPU: a pass goes to the device when it runs. `members`: group and member of every completion. `pictures`:
-    distinct ones in it. Kept from the first of a step's updates for the later ones: `old` and `reference`, log-probs
-    before it, and `features`, visual tokens of a tower that is frozen.
+    On the CPU: a pass goes to the device when it runs. `versions`: of the weights that drew each token, -1 where there is
+    none. `members`: group and member of every completion. `pictures`: distinct ones in it. Kept from the first of a step's
+    updates for the later ones: `old` and `reference`, log-probs before it, and `features`, visual tokens of a tower that
+    is frozen.
     """
 
     batch: PackedBatch
     behaviour: torch.Tensor
+    versions: torch.Tensor
     advantages: torch.Tensor
     members: tuple[tuple[int, int], ...]
     pictures: int
@@ -43,6 +45,9 @@ def pack_pass(one: Pass, groups: Sequence[TrainGroup], encoded: Mapping[int, Enc
     behaviour = pad_sequence(
         [torch.tensor(groups[group].behaviour_logprobs[member]) for group, member in members], batch_first=True
     )
+    versions = pad_sequence(
+        [torch.tensor(groups[group].token_versions(member)) for group, member in members], batch_first=True, padding_value=-1
+    )
     advantages = torch.tensor([groups[group].advantages[member] for group, member in members])
     pictures = 0 if batch.grid_thw is None else len(batch.grid_thw)
-    return LearnerPass(batch, behaviour, advantages, members, pictures, one.counts)
+    return LearnerPass(batch, behaviour, versions, advantages, members, pictures, one.counts)

@@ -7,9 +7,13 @@ What holds
     * It answers `generate` only in SERVING: with weights whose manifest was complete, whose checksums were equal, and
       whose canary log-probs agreed with the learner's (DESIGN §5.5). The one exception is explicit:
       `start(trusted=True)` serves the checkpoint's own weights, for evaluation, where there is no learner to ask.
-    * Requests in flight during an update are frozen and continue on the new weights; their answers are handed out only
-      after the proof, and `Generation.version` is the oldest version among their tokens.
-    * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update.
+    * Requests in flight during an update are frozen and continue on the new weights, which compute their prompt and their
+      first tokens again; their answers are handed out only after the proof. A completion says which of its tokens are of
+      which version.
+    * A version that was published on another machine is copied to this one first (`actors.weight_copies`); requests in
+      flight go on meanwhile.
+    * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update. So that the canary
+      would show it if they were not, its prompt and pictures are put into them right before.
     * Log-probs are those the tokens were drawn from: after temperature and bans.
     * A prompt is one request with n = G; its pictures are read from disk once and encoded once.
 
@@ -23,13 +27,15 @@ import asyncio
 import math
 import os
 import time
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Sequence
 
 from actors.engine import Progress, build, prepare_environment
 from actors.types import Completion, Generation, RolloutRequest
-from actors.weights import WeightVersion, WeightVersionError, check_complete, expected_shapes
+from actors.weight_copies import LocalCopies
+from actors.weights import WeightVersion, WeightVersionError, check_complete, expected_shapes, this_memory
 from configs.schema import RolloutConfig
 from models.inputs import engine_media, load_images
 from models.loading import load_processor
@@ -87,8 +93,11 @@ class RolloutWorker:
         self.state = WorkerState.NEW
         self._engine = None
         self._progress = Progress()
+        self._copies = LocalCopies(self._progress.moved)
         self._prompts = 0
         self._in_flight = 0
+        self._whole = True  # the engine's weights are all of one version
+        self._canary: RolloutRequest | None = None
         self._canary_version: int | None = None
         self._canary_images = 0
         self._expected: dict[str, tuple[int, ...]] = {}
@@ -157,7 +166,7 @@ class RolloutWorker:
         fresh = self._canary_version is None  # since the last update, which has cleared the encoder's cache
         generation = await self._sample(request)
         self._canary_images += fresh * request.pictures
-        self._canary_version = generation.version
+        self._canary, self._canary_version = request, generation.version
         return generation
 
     async def prove(self, gap: float) -> None:
@@ -176,7 +185,7 @@ class RolloutWorker:
             raise CanaryMismatch(
                 f"worker {self.worker_id}, version {self.version}: canary log-probs differ from the learner's by "
                 f"{gap:.3g} nats, {self.config.canary_tolerance:g} are allowed; the engine does not hold the published "
-                "weights"
+                "weights, or answers from a cache of older ones"
             )
         self._enter(WorkerState.SERVING)
 
@@ -197,7 +206,11 @@ class RolloutWorker:
             self._canary_version = None
             try:
                 check_complete(version.manifest, self._expected)
-                await self._transfer(version)
+                async with self._here(version) as local:
+                    await self._leave_witness()
+                    self._whole = False
+                    await self._transfer(local)
+                    self._whole = True
             except Exception as error:  # the engine reports a worker's failure as a bare Exception
                 await self._end_frozen_requests()
                 refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
@@ -206,15 +219,35 @@ class RolloutWorker:
             self._enter(WorkerState.SERVING if trusted else WorkerState.STALE)
             return time.monotonic() - started
 
+    def _here(self, version: WeightVersion) -> AbstractAsyncContextManager[WeightVersion]:
+        """The version with a path that can be read here."""
+        transport = self.config.transport
+        copied = transport == "objects" or (transport == "auto" and version.memory != this_memory())
+        return self._copies.here(version) if copied else nullcontext(version)
+
+    async def _leave_witness(self) -> None:
+        """Ask the last canary's prompt once more, so that what the old weights made of it is in every cache.
+
+        Other prompts may have pushed it out. The canary of the new weights would then be computed afresh and agree,
+        although the caches were not cleared and answer other prompts from the old weights.
+        """
+        if self._canary is not None and self._whole:  # else an update that left one has failed: nothing was answered since
+            brief = self._canary.sampling.model_copy(update={"max_new_tokens": 1})
+            await self._sample(replace(self._canary, n=1, sampling=brief))
+
     async def _transfer(self, version: WeightVersion) -> None:
-        """vLLM's four phases inside a pause that freezes requests and clears every weight-dependent cache."""
+        """vLLM's four phases, between two tokens of the requests in flight."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        await self._freeze()
         await self._engine.start_weight_update()
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=version.wire()))
         await self._engine.finish_weight_update(str(version.number))
         await self._engine.resume_generation()
+
+    async def _freeze(self) -> None:
+        """Stop every request where it is, and clear every cache that depends on weights."""
+        await self._engine.pause_generation(mode="keep", clear_cache=True)
 
     async def _end_frozen_requests(self) -> None:
         self._enter(WorkerState.DEAD if self._engine.errored else WorkerState.DIRTY)
@@ -243,12 +276,16 @@ class RolloutWorker:
         )
 
     async def image_passes(self) -> int:
-        """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries."""
+        """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries'.
+
+        A canary's picture that other prompts had pushed out of the cache before an update counts.
+        """
         return (await self._engine.collective_rpc("ladder_images"))[0] - self._canary_images
 
     async def stop(self) -> None:
         """End the engine's process. The worker cannot be started again."""
         self._enter(WorkerState.DEAD)
+        self._copies.close()
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.shutdown()
@@ -280,7 +317,7 @@ class RolloutWorker:
         finally:
             self._in_flight -= 1
         completions = tuple(_completion(output) for output in sorted(final.outputs, key=lambda o: o.index))
-        versions = [int(span.version) for output in final.outputs for span in output.weight_versions or ()]
+        versions = [version for completion in completions for _, version in completion.versions]
         return Generation(
             request_id=request.request_id,
             expanded_prompt_ids=tuple(final.prompt_token_ids),
@@ -332,7 +369,8 @@ class RolloutWorker:
 
 
 def _completion(output) -> Completion:
-    """Ids and log-probs of one finished vLLM CompletionOutput."""
+    """Ids, log-probs and version spans of one finished vLLM CompletionOutput."""
     token_ids = tuple(output.token_ids)
     logprobs = tuple(entry[token].logprob for token, entry in zip(token_ids, output.logprobs or (), strict=True))
-    return Completion(token_ids, logprobs, output.text, output.finish_reason)
+    versions = tuple((span.start, int(span.version)) for span in output.weight_versions or ())
+    return Completion(token_ids, logprobs, output.text, output.finish_reason, versions)

@@ -60,6 +60,7 @@ def rewarded(group: Group, rewards: Rewards, advantages_G: Sequence[float]) -> T
         tuple(completions[index].token_ids for index in members),
         tuple(completions[index].logprobs for index in members),
         tuple(float(advantages_G[index]) for index in members),
+        tuple(group.generation.versions(index) for index in members),
     )
 
 
@@ -73,9 +74,13 @@ class StepBatch:
 
 
 def step_batch(
-    groups: Sequence[Group], rewards: Sequence[Rewards], advantages: Sequence[GroupAdvantages], config: GRPOConfig
+    groups: Sequence[Group],
+    rewards: Sequence[Rewards],
+    advantages: Sequence[GroupAdvantages],
+    config: GRPOConfig,
+    version: int,
 ) -> StepBatch:
-    """Groups and members that are trained on, and the totals their loss is averaged over."""
+    """Groups and members that are trained on, and the totals their loss is averaged over. `version`: the learner's."""
     kept = groups_to_keep([own.outcome for own in advantages], config.sampling_rounds)
     everywhere = config.kl.coef > 0 and config.kl.place == "loss"
     valid = [rewarded(groups[index], rewards[index], advantages[index].advantages_G.tolist()) for index in kept]
@@ -85,5 +90,5 @@ def step_batch(
         if group.advantages and (everywhere or advantages[index].outcome == "signal")
     )
     lengths = [length for group in valid for length in group.size().completions]
-    train = TrainBatch(trained, len(lengths), sum(lengths)) if trained else None
+    train = TrainBatch(trained, len(lengths), sum(lengths), version) if trained else None
     return StepBatch(tuple(groups), tuple(advantages), train)

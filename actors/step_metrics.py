@@ -23,6 +23,8 @@ LEARNER_KEYS = (
     "is_dropped_fraction",
     "is_ratio_mean",
     "is_ratio_max",
+    "is_ratio_stale_mean",
+    "is_ratio_stale_max",
     "logprob_gap_mean",
     "logprob_gap_max",
     "trained_tokens",
@@ -53,9 +55,11 @@ def step_metrics(
 
     `reward_NAME` is the mean of a component over the completions it applies to (null for none), their share `applies_NAME`, what it
     counts in the total `weight_NAME` (`weights`; a gate may keep it out of some totals).
-    `prompts_dropped` are in no other number here. `version` is the one the step sampled from. `image_passes_per_prompt`: how often a picture was read and processed,
-    engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts every
-    vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
+    `prompts_dropped` are in no other number here. `version`: of the learner's weights before the step. `tokens_by_age`:
+    tokens that were trained on, by how many versions older than these the weights were that drew them; `logprob_gap_*` are
+    of those of age 0, `is_ratio_stale_*` of the others. `image_passes_per_prompt`: how often a picture was read and
+    processed, engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts
+    every vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
     `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
     batches through the trainer; weights are `weight_bytes`, per worker. `seconds_control_max`: the longest that a worker at
     work let a control call wait.
@@ -99,6 +103,7 @@ def step_metrics(
         **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
         **({"kl": sampled.kl_sum / sampled.kl_tokens} if sampled.kl_tokens else {}),
         "staleness_max": current - min(versions),
+        "tokens_by_age": batch.train.tokens_by_age() if batch.train else None,
         "canary_gap": synced.canary_gap,
         "completion_tokens": _mean(lengths),
         "completion_tokens_max": max(lengths),
@@ -123,7 +128,8 @@ def progress_line(metrics: dict[str, Any], steps: int) -> str:
         if key.startswith("reward_") and key != "reward_std" and value is not None
     )
     left = (steps - metrics["step"] - 1) * metrics["seconds"]
-    gap = f"  gap {metrics['logprob_gap_max']:.1e}" if metrics["logprob_gap_max"] is not None else "  nothing to learn"
+    gap = f"  gap {metrics['logprob_gap_max']:.1e}" if metrics["logprob_gap_max"] is not None else ""
+    gap = "  nothing to learn" if metrics["loss"] is None else gap
     reward = f"{metrics['reward']:.3f}" if metrics["reward"] is not None else "none"
     return (
         f"grpo: step {metrics['step'] + 1}/{steps}  reward {reward}  {parts}  tokens {metrics['completion_tokens']:.0f}"
@@ -132,12 +138,10 @@ def progress_line(metrics: dict[str, Any], steps: int) -> str:
 
 
 def gap_alarm(metrics: dict[str, Any], tolerance: float) -> str | None:
-    """What to say when engine and learner disagreed about a token the step trained on by more than the canary may.
-
-    Tokens of an older version than the learner's are not its own: then only the canary compares the two.
-    """
+    """What to say when engine and learner disagreed by more than the canary may about a token that the step trained on and
+    the learner's own weights drew; only the canary compares the two where all are of older ones."""
     gap = metrics["logprob_gap_max"]
-    if gap is None or gap <= tolerance or metrics["staleness_max"] > 0:
+    if gap is None or gap <= tolerance:
         return None
     return (
         f"grpo: WARNING: step {metrics['step'] + 1}: engine and learner differ by {gap:.2g} nats on a sampled token "

@@ -197,7 +197,7 @@ def optimise(run: Training, position: Progress) -> None:
             kept = record.write_failed(step, rollouts.scored(step))
             raise GrpoFailed(f"{error}\nIts groups, as far as they were scored: {kept}") from None
         status.doing = "learning"
-        batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo)
+        batch = step_batch(sampled.groups, sampled.rewards, sampled.advantages, grpo, synced.version)
         learned = rollouts.meanwhile(learners.step(batch.train))[0] if batch.train else {}  # theta <- theta - lr * gradient
         watch.lap("learn")
         if batch.train:

@@ -16,18 +16,31 @@ from rewards.outcome import Score
 from rewards.rows import RewardRow
 
 
+#: Which weights drew which tokens: (first token, version), from token 0 on, both rising.
+Spans = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Completion:
-    """Exactly what the engine sampled for one of the G members of a group."""
+    """Exactly what the engine sampled for one of the G members of a group.
+
+    `versions`: more than one where weights came while it was written; none where the engine has named none, which are
+    then the generation's.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
     finish_reason: Literal["stop", "length", "abort"]
+    versions: Spans = ()
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
             raise ValueError(f"{len(self.token_ids)} tokens with {len(self.logprobs)} log-probs")
+        starts = [first for first, _ in self.versions]
+        numbers = [version for _, version in self.versions]
+        if starts and (starts[0] != 0 or starts != sorted(set(starts)) or numbers != sorted(set(numbers))):
+            raise ValueError(f"version spans {self.versions}: give (first token, version) from 0 on, both rising")
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class Generation:
     worker: str
     seconds: float
     pictures_encoded: int = 0
+
+    def versions(self, member: int) -> Spans:
+        """The version spans of a completion."""
+        return self.completions[member].versions or ((0, self.version),)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ What holds
       copy of the head, which a reload without that entry leaves on the old weights (no error, 5-7 nats off). We send
       it instead of re-packing inside the engine: the same file is then right for tied and untied models, on CPU and
       GPU, and its absence is visible in the manifest, where it is refused.
-    * Files live in one folder of shared memory per run, so that workers on the same machine map them without a copy.
+    * Files live in one folder of shared memory per run, so that workers on the same machine map them without a copy; a
+      version says which machine that is, and workers elsewhere copy it (`actors.weight_copies`).
       The publisher owns the folder: versions are unlinked by `release` after every worker has acknowledged, and a
       restarted run removes what its predecessor left.
 
@@ -30,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+SHARED_MEMORY = Path("/dev/shm")
 HEAD = "lm_head.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 
@@ -50,12 +52,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class WeightVersion:
-    """A published set of weights (DESIGN §3): plain data, travels by value; the bytes are at `path`."""
+    """A published set of weights (DESIGN §3): plain data, travels by value; the bytes are at `path` of the shared memory
+    `memory` (see `this_memory`), and of the Ray node `node` (None: published outside Ray)."""
 
     number: int
     manifest: tuple[TensorSpec, ...]
     path: str
     nbytes: int
+    memory: str
+    node: str | None
 
     def wire(self) -> dict:
         """The version as plain lists and strings: file path and manifest rows [name, dtype, shape, checksum]."""
@@ -143,16 +148,27 @@ def read_verified(path: str, manifest: Iterable[TensorSpec]) -> list[tuple[str, 
     return [(spec.name, tensor) for spec, tensor in tensors]
 
 
+def require_room(folder: Path, number: int, nbytes: int) -> None:
+    """WeightVersionError unless the folder has room for that many bytes of tensors."""
+    free = shutil.disk_usage(folder).free
+    if nbytes + (1 << 20) > free:
+        raise WeightVersionError(
+            f"{folder}: version {number} needs {nbytes / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
+            "enlarge shared memory (docker: --shm-size) or free it"
+        )
+
+
 class WeightStore:
     """Publisher's end of the shared-memory transport: writes, checks and unlinks versions in one folder.
 
     `folder` belongs to this run alone (see `shared_memory_folder`); version files found in it are leftovers of a dead
-    predecessor and are removed.
+    predecessor and are removed. `node`: of Ray, by which workers on other machines reach it.
     """
 
-    def __init__(self, folder: str | os.PathLike, tied_embeddings: bool = True):
+    def __init__(self, folder: str | os.PathLike, tied_embeddings: bool = True, node: str | None = None):
         self.folder = Path(folder)
         self.tied_embeddings = tied_embeddings
+        self.node = node
         self._live: dict[int, WeightVersion] = {}
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self.folder.glob("v*.safetensors*"):
@@ -173,12 +189,7 @@ class WeightStore:
             raise WeightVersionError(f"version {number} is already published at {self._live[number].path}")
         tensors = self._prepare(state_dict)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        free = shutil.disk_usage(self.folder).free
-        if size + (1 << 20) > free:
-            raise WeightVersionError(
-                f"{self.folder}: version {number} needs {size / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
-                "enlarge shared memory (docker: --shm-size) or free it"
-            )
+        require_room(self.folder, number, size)
         manifest = tuple(
             TensorSpec(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor))
             for name, tensor in tensors.items()
@@ -187,7 +198,7 @@ class WeightStore:
         aside = path.with_name(path.name + ".tmp")
         save_file(tensors, aside, metadata={"version": json.dumps(number)})
         os.replace(aside, path)
-        self._live[number] = WeightVersion(number, manifest, str(path), size)
+        self._live[number] = WeightVersion(number, manifest, str(path), size, this_memory(), self.node)
         return self._live[number]
 
     def _prepare(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -218,7 +229,13 @@ class WeightStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def this_memory() -> str:
+    """Which shared memory this process sees: the machine's boot, and the mount, which containers may not share."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{SHARED_MEMORY.stat().st_dev}"
+
+
 def shared_memory_folder(run_folder: str | os.PathLike) -> Path:
     """The run's folder in shared memory: the same for every start of the same run, different for different runs."""
     identity = f"{os.getuid()}:{Path(run_folder).resolve()}"
-    return Path("/dev/shm") / f"ladder-{zlib.crc32(identity.encode()):08x}-{Path(run_folder).name}"
+    return SHARED_MEMORY / f"ladder-{zlib.crc32(identity.encode()):08x}-{Path(run_folder).name}"

@@ -144,8 +144,9 @@ def train_batch(prompts: Sequence[Prompt], processor, rng: np.random.Generator) 
         encoded = encode(processor, prompt.messages, load_images(prompt.example.media), False)
         completions = tuple(tuple(ids) for ids in rng.integers(20, 400, (GROUP, NEW_TOKENS)).tolist())
         behaviour = ((-float(np.log(VOCABULARY)),) * NEW_TOKENS,) * GROUP
-        groups.append(TrainGroup(prompt, encoded.input_ids, completions, behaviour, tuple(rng.normal(size=GROUP).tolist())))
-    return TrainBatch(tuple(groups), GROUP * len(groups), GROUP * NEW_TOKENS * len(groups))
+        advantages, versions = tuple(rng.normal(size=GROUP).tolist()), (((0, 0),),) * GROUP
+        groups.append(TrainGroup(prompt, encoded.input_ids, completions, behaviour, advantages, versions))
+    return TrainBatch(tuple(groups), GROUP * len(groups), GROUP * NEW_TOKENS * len(groups), 0)
 
 
 def say(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.batching import TrainGroup
+from actors.batching import TrainBatch, TrainGroup
 from actors.schedule import PromptSchedule
 from configs.schema import GRPOConfig
 from data.types import Example, Prompt
@@ -25,9 +25,28 @@ def row(index: int, located: bool = False) -> Example:
 def test_a_group_whose_lists_disagree_is_refused() -> None:
     prompt = Prompt(row(1), "think", ())
     with pytest.raises(ValueError, match="train/1: 2 tokens with 1 log-probs"):
-        TrainGroup(prompt, (1,), ((2, 3),), ((-0.1,),), (1.0,))
-    with pytest.raises(ValueError, match="1 completions, 1 log-prob rows, 2 advantages"):
-        TrainGroup(prompt, (1,), ((2,),), ((-0.1,),), (1.0, 2.0))
+        TrainGroup(prompt, (1,), ((2, 3),), ((-0.1,),), (1.0,), (((0, 0),),))
+    with pytest.raises(ValueError, match="1 completions, 1 log-prob rows, 2 advantages, versions of 1"):
+        TrainGroup(prompt, (1,), ((2,),), ((-0.1,),), (1.0, 2.0), (((0, 0),),))
+    for spans in ((), ((1, 0),), ((0, 0), (1, 1))):
+        with pytest.raises(ValueError, match="train/1: 1 tokens of the versions"):
+            TrainGroup(prompt, (1,), ((2,),), ((-0.1,),), (1.0,), (spans,))
+
+
+def of_versions(*spans: tuple[tuple[int, int], ...]) -> TrainGroup:
+    """Completions of four tokens."""
+    count = len(spans)
+    return TrainGroup(Prompt(row(1), "think", ()), (1,), ((2,) * 4,) * count, ((-0.1,) * 4,) * count, (1.0,) * count, spans)
+
+
+def test_every_token_is_of_the_weights_that_drew_it() -> None:
+    group = of_versions(((0, 5),), ((0, 3), (1, 4), (3, 5)))
+    assert [group.token_versions(member) for member in (0, 1)] == [[5, 5, 5, 5], [3, 4, 4, 5]]
+    assert TrainBatch((group, of_versions(((0, 3),))), 3, 12, 5).tokens_by_age() == [5, 2, 5]
+    assert TrainBatch((of_versions(((0, 5),)),), 1, 4, 5).tokens_by_age() == [4]
+    assert TrainBatch((of_versions(((0, 5),)),), 1, 4, 7).tokens_by_age() == [0, 0, 4]
+    with pytest.raises(ValueError, match="tokens of version 5, but the learner's weights are version 4"):
+        TrainBatch((group,), 2, 8, 4).tokens_by_age()
 
 
 def test_the_schedule_meets_the_share_and_repeats_no_row_before_the_others_came() -> None:

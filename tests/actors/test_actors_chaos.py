@@ -96,6 +96,11 @@ def test_a_run_survives_the_death_of_every_kind_of_actor_and_trains_every_prompt
     assert [record["step"] for record in metrics] == list(range(STEPS))
     assert max(record["staleness_max"] for record in metrics) == STALENESS
     assert all(record["error_fraction"] == record["timeout_fraction"] == 0 for record in metrics)
+    for record in metrics:
+        fresh, *older = record["tokens_by_age"]
+        assert fresh + sum(older) == record["trained_tokens"] and len(older) <= STALENESS
+        assert (record["is_ratio_stale_max"] is None) == (not older)
+        assert record["logprob_gap_max"] < 1e-3 if fresh else record["logprob_gap_max"] is None
     ledger = lines(folder / "ledger.jsonl")
     assert [line["step"] for line in ledger] == list(range(STEPS)) and not any(line["dropped"] for line in ledger)
     positions = [place for line in ledger for first, count in line["positions"] for place in range(first, first + count)]

@@ -132,8 +132,9 @@ class Plain:
         return logits.log_softmax(-1).gather(-1, torch.tensor(ids).unsqueeze(-1))[:, 0]
 
     def batch(self, asked: list[Prompt], seed: int) -> TrainBatch:
-        """Random completions of unequal lengths; behaviour log-probs are those of the plain forward. Two more completions
-        have a reward and no gradient: they are in the totals only."""
+        """Random completions of unequal lengths; behaviour log-probs are those of the plain forward, but for every group's
+        first token, which older weights drew, twice as probably. Two more completions have a reward and no gradient: they
+        are in the totals only."""
         rng, groups = np.random.default_rng(seed), []
         allowed = [token for token in range(self.model.lm_head.weight.shape[0]) if token not in self.banned]
         for size, prompt in enumerate(asked, start=2):
@@ -141,10 +142,12 @@ class Plain:
             completions = [tuple(int(t) for t in rng.choice(allowed, rng.integers(1, 12))) for _ in range(size)]
             with torch.no_grad():
                 behaviour = [tuple(self.logprobs(self.model, encoded, ids).tolist()) for ids in completions]
+            behaviour[0] = (behaviour[0][0] + math.log(2), *behaviour[0][1:])
+            versions = (((0, 0), (1, 1))[: len(completions[0])], *[((0, 1),)] * (size - 1))
             advantages = tuple(rng.normal(size=size).tolist())
-            groups.append(TrainGroup(prompt, encoded.input_ids, tuple(completions), tuple(behaviour), advantages))
+            groups.append(TrainGroup(prompt, encoded.input_ids, tuple(completions), tuple(behaviour), advantages, versions))
         lengths = [len(ids) for group in groups for ids in group.completion_ids]
-        return TrainBatch(tuple(groups), len(lengths) + 2, sum(lengths) + 9)
+        return TrainBatch(tuple(groups), len(lengths) + 2, sum(lengths) + 9, 1)
 
     def step(self, batch: TrainBatch, epochs: int = 1) -> dict[str, float]:
         """(1/N) sum over completions of the mean over tokens of -w min(A rho, A clip(rho)) + beta k3, `epochs` times."""
@@ -207,8 +210,9 @@ def shift(group: int, member: int) -> float:
 def check_penalties(groups: tuple[TrainGroup, ...], penalties: list[list[float]]) -> None:
     """k3 of the shift per token, taken off the reward as a sum over the completion."""
     for g, (group, lost) in enumerate(zip(groups, penalties, strict=True)):
-        k3 = [math.exp(-shift(g, m)) + shift(g, m) - 1 for m in range(len(lost))]
-        assert lost == pytest.approx([KL * k * len(ids) for k, ids in zip(k3, group.completion_ids, strict=True)], rel=1e-3)
+        for m, penalty in enumerate(lost):
+            drawn = [shift(g, m) + math.log(2) * (version == 0) for version in group.token_versions(m)]
+            assert penalty == pytest.approx(KL * sum(math.exp(-d) + d - 1 for d in drawn), rel=1e-3)
 
 
 #: (ZeRO stage, way) of one and of two ranks. `tokens`: the loss is the mean over tokens and knows no divergence.
@@ -334,7 +338,10 @@ def test_the_step_is_the_mathematics_row_by_row(scene, worked, trained, ranks: i
             assert mine[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
 
     first = metrics[0]  # nothing has been learned yet: the policy is the sampler and the reference
-    assert first["logprob_gap_max"] < 1e-5 and first["is_ratio_mean"] == pytest.approx(1, abs=1e-5)
+    tokens, stale = batch.tokens - 9, len(batch.groups)
+    assert first["logprob_gap_max"] < 1e-5  # of the tokens that these weights drew
+    assert first["is_ratio_stale_mean"] == pytest.approx(0.5, abs=1e-5) == first["is_ratio_stale_max"]
+    assert first["is_ratio_mean"] == pytest.approx((tokens - stale + 0.5 * stale) / tokens, abs=1e-5)
     assert first["clip_fraction"] == 0 and metrics[2]["is_ratio_max"] > CAP
     if way == "tokens":
         assert "kl" not in first

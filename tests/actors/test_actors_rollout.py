@@ -1,8 +1,10 @@
 """RolloutWorker on a real vLLM engine: log-probs are the model's, and only proved weights are served."""
 
 import asyncio
+import copy
 import multiprocessing
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from actors.engine import engine_arguments
-from actors.rollout import CanaryMismatch, RolloutRequest, RolloutWorker, StaleWorker, WorkerDead
-from actors.weights import EMBEDDING, HEAD, TensorSpec, WeightStore, WeightVersion, WeightVersionError
+from actors.rollout import CanaryMismatch, RolloutRequest, RolloutWorker, StaleWorker, WorkerDead, WorkerState
+from actors.weights import EMBEDDING, HEAD, TensorSpec, WeightStore, WeightVersion, WeightVersionError, this_memory
 from configs.schema import RolloutConfig, SamplingConfig
 from models.forward import PolicyForward
 from models.inputs import MediaError, encode, load_images, prompt_token_ids
@@ -24,6 +26,32 @@ from models.tokens import banned_token_ids
 pytestmark = pytest.mark.engine
 
 TOLERANCE = 1e-3
+
+
+class Worker(RolloutWorker):
+    """The real one, which notes its states. `keeps`: what of the old weights an update leaves in the engine's caches, which
+    the real one always clears: "pictures" as the vision tower has encoded them, or "all"."""
+
+    def __init__(self, *values, **named):
+        self.keeps, self.states = "", []
+        super().__init__(*values, **named)
+
+    def _enter(self, state):
+        self.states.append(state)
+        super()._enter(state)
+
+    async def _freeze(self):
+        if not self.keeps:
+            return await super()._freeze()
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        if self.keeps == "pictures":
+            await self._engine.reset_prefix_cache()
+
+    async def crowd_out(self, request):
+        """Leave nothing but this request in the caches, as many others before it would."""
+        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        await self._engine.resume_generation()
+        await self.generate(request)
 
 
 class Bench:
@@ -41,7 +69,7 @@ class Bench:
             Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(path)
         self.store = WeightStore(folder / "weights")
         self.runner = asyncio.Runner()
-        self.worker = RolloutWorker("w0", str(self.folder), RolloutConfig(kv_cache_bytes=64 << 20, max_model_len=512))
+        self.worker = Worker("w0", str(self.folder), RolloutConfig(kv_cache_bytes=64 << 20, max_model_len=512))
         self.info = self.run(self.worker.start())
         self.number = 0
 
@@ -57,16 +85,20 @@ class Bench:
         sampling = SamplingConfig(temperature=temperature, max_new_tokens=tokens)
         return RolloutRequest(name, ids, tuple(self.pictures[:pictures]), is_video, n, seed, sampling, greedy)
 
-    def gap(self, generation, request):
-        """Largest |learner - engine| log-prob of a generation, nats, by the learner's own forward pass."""
+    def logprobs(self, generation, request, forward=None):
+        """Of every completion's tokens, by the learner's own forward pass."""
         messages = self.messages(len(request.media), request.is_video)
         encoded = encode(self.processor, messages, load_images(request.media), request.is_video)
         assert encoded.input_ids == generation.expanded_prompt_ids
         batch = pack([Tree(encoded, tuple(c.token_ids for c in generation.completions))])
         with torch.no_grad():
-            expected = self.forward(batch, request.sampling.temperature, self.banned)
-        rows = [torch.tensor(c.logprobs) - expected[i, : len(c.logprobs)] for i, c in enumerate(generation.completions)]
-        return float(torch.cat(rows).abs().max())
+            expected = (forward or self.forward)(batch, request.sampling.temperature, self.banned)
+        return [row[: len(c.token_ids)] for row, c in zip(expected, generation.completions, strict=True)]
+
+    def gap(self, generation, request):
+        """Largest |learner - engine| log-prob of a generation, nats."""
+        pairs = zip(self.logprobs(generation, request), generation.completions, strict=True)
+        return max(float((row - torch.tensor(c.logprobs)).abs().max()) for row, c in pairs)
 
     def perturb(self, scale=0.03):
         with torch.no_grad():
@@ -179,41 +211,85 @@ def test_a_gap_above_the_tolerance_keeps_the_worker_out(serving, gap):
         serving.run(serving.worker.generate(serving.request("after")))
 
 
-def test_the_canary_catches_a_stale_head(serving):
-    old_head = serving.model.lm_head.weight.detach().clone()
-    serving.perturb(0.05)
-    stale = {**serving.model.state_dict(), HEAD: old_head}
-    with pytest.raises(CanaryMismatch):
-        serving.sync(serving.publish(stale))
-    with pytest.raises(StaleWorker):
-        serving.run(serving.worker.generate(serving.request("stale")))
-    assert serving.sync() < TOLERANCE
+def without(version, *names):
+    """The version with a manifest that lacks these tensors; its file has them."""
+    return replace(version, manifest=tuple(spec for spec in version.manifest if spec.name not in names))
 
 
-def test_a_version_without_the_tied_head_is_refused(serving):
-    whole = serving.publish()
-    headless = WeightVersion(whole.number, whole.manifest[:-1], whole.path, whole.nbytes)
-    with pytest.raises(WeightVersionError, match="missing lm_head.weight"):
-        serving.run(serving.worker.update_weights(headless))
-    assert serving.worker.health().state == "dirty"
-    assert serving.sync() < TOLERANCE
+def rewritten(version, edit):
+    """The version, its file changed by `edit` after it was published."""
+    content = load_file(version.path)
+    edit(content)
+    save_file(content, version.path)
+    return version
 
 
-@pytest.mark.parametrize("fault", ["checksum", "file"])
-def test_damaged_versions_are_refused_and_a_good_one_heals(serving, fault):
-    good = serving.publish()
-    manifest = list(good.manifest)
-    manifest[3] = TensorSpec(manifest[3].name, manifest[3].dtype, manifest[3].shape, "crc32:00000000")
-    bad = {
-        "checksum": WeightVersion(good.number, tuple(manifest), good.path, good.nbytes),
-        "file": WeightVersion(good.number, good.manifest, good.path + ".gone", good.nbytes),
-    }[fault]
-    message = {"checksum": f"{manifest[3].name} has checksum", "file": "cannot be read"}[fault]
-    with pytest.raises(WeightVersionError, match=message):
-        serving.run(serving.worker.update_weights(bad))
-    with pytest.raises(StaleWorker, match="dirty"):
-        serving.run(serving.worker.generate(serving.request("refused")))
-    assert serving.sync(good) < TOLERANCE
+def mistaken(bench):
+    """A version whose manifest has a wrong checksum for one tensor."""
+    version = bench.publish()
+    specs = [replace(spec, checksum="crc32:00000000") if spec.name == EMBEDDING else spec for spec in version.manifest]
+    return replace(version, manifest=tuple(specs))
+
+
+def of_old_head(bench):
+    """A version whose embedding is new and whose head, which is tied to it, is the old one: every checksum is right."""
+    old = bench.model.lm_head.weight.detach().clone()
+    bench.perturb(0.05)
+    return bench.publish({**bench.model.state_dict(), HEAD: old})
+
+
+NORM = "model.language_model.norm.weight"
+#: What is planted, and what the worker says of it.
+LIES = {
+    "a tensor missing in the manifest": (lambda bench: without(bench.publish(), NORM), f"missing {NORM}"),
+    "the tied head missing in the manifest": (lambda bench: without(bench.publish(), HEAD), f"missing {HEAD}"),
+    "a tensor missing in the file": (
+        lambda bench: rewritten(bench.publish(), lambda own: own.pop(NORM)), f"missing .*{NORM}"
+    ),
+    "no file": (lambda bench: replace(bench.publish(), path="/nowhere"), "cannot be read"),
+    "a changed byte": (
+        lambda bench: rewritten(bench.publish(), lambda own: own[NORM].view(torch.uint8)[:1].bitwise_xor_(1)),
+        f"{NORM} has checksum",
+    ),
+    "a wrong checksum": (mistaken, f"{EMBEDDING} has checksum .* the manifest says crc32:00000000"),
+    "an old tied head": (of_old_head, "canary log-probs differ .* does not hold the published weights"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_sync_is_caught_before_a_sample_is_served(serving, lie):
+    plant, message = LIES[lie]
+    caught(serving, plant(serving), message)
+
+
+@pytest.mark.parametrize("keeps", ["pictures", "all"])
+@pytest.mark.parametrize("crowded_out", [False, True])
+def test_an_uncleared_cache_is_caught_although_others_have_pushed_the_canary_out(serving, keeps, crowded_out):
+    """What would be answered from it are other pictures than the canary's."""
+    request = replace(serving.request("others", 2), media=tuple(serving.pictures[2:]))
+    if crowded_out:
+        serving.run(serving.worker.crowd_out(request))
+    else:
+        serving.run(serving.worker.generate(request))
+    with torch.no_grad():
+        for parameter in serving.model.model.visual.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    serving.worker.keeps = keeps
+    caught(serving, serving.publish(), "canary log-probs differ .* or answers from a cache of older ones")
+    assert serving.gap(serving.run(serving.worker.generate(request)), request) < TOLERANCE
+
+
+def caught(bench, version, message):
+    """The version is not served, nor is anything else before a right one has come."""
+    bench.worker.states.clear()
+    with pytest.raises((WeightVersionError, CanaryMismatch), match=message):
+        bench.sync(version)
+    assert WorkerState.SERVING not in bench.worker.states and bench.worker.health().state == "dirty"
+    with pytest.raises(StaleWorker, match="w0 is dirty .*serves proved versions only"):
+        bench.run(bench.worker.generate(bench.request("refused")))
+    bench.worker.keeps = ""
+    assert bench.sync() < TOLERANCE
+    assert bench.worker.states[-1] is WorkerState.SERVING
 
 
 def test_the_engine_itself_refuses_a_version_that_leaves_a_parameter_unfilled(serving, monkeypatch):
@@ -223,14 +299,14 @@ def test_the_engine_itself_refuses_a_version_that_leaves_a_parameter_unfilled(se
     save_file(content, whole.path)
     monkeypatch.delitem(serving.worker._expected, HEAD)  # past the worker's own check
     with pytest.raises(WeightVersionError, match="lm_head.weight.* got no weights"):
-        serving.run(serving.worker.update_weights(WeightVersion(whole.number, whole.manifest[:-1], whole.path, 0)))
+        serving.run(serving.worker.update_weights(without(whole, HEAD)))
     monkeypatch.undo()
     assert serving.sync() < TOLERANCE
 
 
-def test_requests_in_flight_survive_an_update_and_wait_for_the_proof(serving):
+def test_requests_in_flight_survive_an_update_and_say_which_tokens_are_of_which_weights(serving):
     worker, request, canary = serving.worker, serving.request("long", tokens=300), serving.request("canary")
-    old = worker.version
+    old, before = worker.version, PolicyForward(copy.deepcopy(serving.model))
 
     async def scenario():
         start = worker.health().generated_tokens
@@ -244,8 +320,19 @@ def test_requests_in_flight_survive_an_update_and_wait_for_the_proof(serving):
 
     generation = serving.run(scenario())
     assert generation.version == old == worker.version - 1
-    assert max(len(c.token_ids) for c in generation.completions) > 40
-    assert serving.gap(generation, request) > TOLERANCE, "its first tokens are the old weights'"
+    both = 0
+    rows = [serving.logprobs(generation, request, forward) for forward in (before, serving.forward)]
+    for member, (completion, ours, theirs) in enumerate(zip(generation.completions, *rows, strict=True)):
+        drawn, ends = torch.tensor(completion.logprobs), [first for first, _ in generation.versions(member)[1:]]
+        assert [version for _, version in generation.versions(member)] == [old, old + 1][: 1 + len(ends)]
+        boundary = ends[0] if ends else len(drawn)
+        # Exactly, on both sides: the new weights have computed the prompt and the first tokens again.
+        assert float((drawn - ours)[:boundary].abs().max()) < TOLERANCE
+        if ends:
+            both += 1
+            assert float((drawn - theirs)[boundary:].abs().max()) < TOLERANCE
+            assert float((drawn - theirs)[:boundary].abs().max()) > TOLERANCE < float((drawn - ours)[boundary:].abs().max())
+    assert both > 0
 
 
 def test_requests_in_flight_fail_when_the_update_does(serving):
@@ -257,7 +344,7 @@ def test_requests_in_flight_fail_when_the_update_does(serving):
         while worker.health().generated_tokens < start + 8:
             await asyncio.sleep(0.01)
         with pytest.raises(WeightVersionError):
-            await worker.update_weights(WeightVersion(99, (), "nowhere", 0))
+            await worker.update_weights(WeightVersion(99, (), "nowhere", 0, this_memory(), None))
         with pytest.raises(StaleWorker):
             await asyncio.wait_for(task, 60)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +28,7 @@ def ok(total: float) -> Score:
 
 def batch_of(groups: list[Group], config: GRPOConfig):
     rewards = [group_rewards(one, config) for one in groups]
-    return step_batch(groups, rewards, [advantages_of(own, config) for own in rewards], config)
+    return step_batch(groups, rewards, [advantages_of(own, config) for own in rewards], config, 3)
 
 
 GROUPS = [
@@ -47,7 +48,7 @@ def test_failures_leave_the_statistics_and_groups_without_spread_are_averaged_ov
     expected = 0.5 / (math.sqrt(0.5) + 1e-4)  # two valid members, unbiased std
     assert trained.advantages == pytest.approx((expected, -expected))
     assert batch.advantages[0].advantages_G.tolist() == pytest.approx([expected, 0, -expected, 0])
-    assert (batch.train.sequences, batch.train.tokens) == (2 + 2 + 1, 4 + 10 + 2)
+    assert (batch.train.sequences, batch.train.tokens, batch.train.version) == (2 + 2 + 1, 4 + 10 + 2, 3)
 
 
 def test_divergence_in_the_loss_is_trained_where_nothing_else_is() -> None:
@@ -84,3 +85,18 @@ def test_with_a_buffer_the_length_counts_and_a_truncated_member_is_the_worst() -
 
 def test_a_penalty_is_taken_off_the_members_that_have_a_reward() -> None:
     assert penalised((1.0, None, 0.5), [0.25, 0.5]) == (0.75, None, 0.0)
+
+
+def test_members_take_along_which_weights_drew_which_tokens() -> None:
+    scored = group(ok(1.0), Score("error", detail="x"), ok(0.0))
+    spans = (((0, 2), (1, 3)), (), ())
+    completions = tuple(map(lambda own, mine: replace(own, versions=mine), scored.generation.completions, spans))
+    both = replace(scored, generation=replace(scored.generation, completions=completions, version=1))
+    train = batch_of([both], GRPOConfig(kl=NO_KL)).train
+    assert train.groups[0].versions == (((0, 2), (1, 3)), ((0, 1),)) and train.tokens_by_age() == [1, 1, 2]
+
+
+def test_version_spans_begin_at_the_first_token_and_rise() -> None:
+    for spans in (((1, 0),), ((0, 1), (1, 0)), ((0, 0), (0, 1)), ((0, 0), (1, 0))):
+        with pytest.raises(ValueError, match="both rising"):
+            Completion((3, 2), (-1.0, -1.0), "text", "stop", spans)
