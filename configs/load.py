@@ -25,7 +25,7 @@ from configs.schema import OPERATIONAL_REWARD, RunConfig
 COMMAND_LINE = "--set"
 #: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
 OPERATIONAL = (
-    "root", "deadlines", "failures", "rollout.workers", "model.attention", *(f"reward.{name}" for name in OPERATIONAL_REWARD),
+    "root", "deadlines", "failures", "rollout.workers", "rollout.transport", "model.attention", *(f"reward.{name}" for name in OPERATIONAL_REWARD),
 )
 
 

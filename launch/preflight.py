@@ -139,14 +139,14 @@ def room_remarks(config: RunConfig, capacity: Capacity) -> Iterator[str]:
 
 
 def node_problems(config: RunConfig, capacity: Capacity) -> Iterator[Problem]:
-    """Stage 3 hands weights from the learner to the rollout workers through shared memory: all must be on one machine."""
-    if "grpo" in config.stages and capacity.nodes > 1:
+    """Where stage 3 is to hand on weights through shared memory alone, learner and rollout workers must share a machine."""
+    if "grpo" in config.stages and config.rollout.transport == "memory" and capacity.nodes > 1:
         yield Problem(
-            f"{capacity.owner} has {capacity.nodes} nodes on which rollout workers and learner could be placed, and for now "
-            "weights travel between them through the shared memory of one machine",
-            "stage grpo",
-            "give the address of a cluster with one such node (nodes without a GPU do not count when rollout and learner "
-            "both ask for GPUs), or leave grpo out of `stages`",
+            f"{capacity.owner} has {capacity.nodes} nodes on which rollout workers and learner could be placed, and weights "
+            "are to travel through the shared memory of one machine",
+            "rollout.transport",
+            "leave it at auto, which copies them to other machines, or give the address of a cluster with one such node (nodes "
+            "without a GPU do not count when rollout and learner both ask for GPUs)",
         )
 
 

@@ -269,13 +269,14 @@ def test_nodes_that_could_host_the_last_stage(rollout_gpus, learner_gpus, nodes,
     assert hosting_nodes(settings, nodes) == count
 
 
-def test_the_last_stage_needs_one_machine():
-    several = Capacity(8.0, 0.0, "the cluster at a:1", nodes=2)
-    (problem,) = node_problems(config(stages=["sft1", "grpo"]), several)
+def test_weights_through_shared_memory_alone_need_one_machine():
+    several, memory = Capacity(8.0, 0.0, "the cluster at a:1", nodes=2), {"rollout": {"transport": "memory"}}
+    (problem,) = node_problems(config(stages=["sft1", "grpo"], **memory), several)
     assert "the cluster at a:1 has 2 nodes" in problem.what and "shared memory of one machine" in problem.what
-    assert "one such node" in problem.remedy
-    assert not list(node_problems(config(stages=["sft1"]), several))
-    assert not list(node_problems(config(stages=["grpo"]), TWO_CPUS))
+    assert problem.where == "rollout.transport" and "leave it at auto" in problem.remedy
+    assert not list(node_problems(config(stages=["sft1"], **memory), several))
+    assert not list(node_problems(config(stages=["grpo"], **memory), TWO_CPUS))
+    assert not list(node_problems(config(stages=["grpo"]), several))
 
 
 @pytest.mark.parametrize("stage, count", [("coldstart", 1), ("grpo", 1), ("sft2", 0)])
