@@ -51,38 +51,63 @@ def step_metrics(
     fleet: FleetFigures,
     weights: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The line of metrics.jsonl.
+    """The line of metrics.jsonl; `weights`: of the reward components. What it has beside `reward_figures`:
 
-    `reward_NAME` is the mean of a component over the completions it applies to (null for none), their share `applies_NAME`, what it
-    counts in the total `weight_NAME` (`weights`; a gate may keep it out of some totals).
-    `prompts_dropped` are in no other number here. `version`: of the learner's weights before the step. `tokens_by_age`:
-    tokens that were trained on, by how many versions older than these the weights were that drew them; `logprob_gap_*` are
-    of those of age 0, `is_ratio_stale_*` of the others. `image_passes_per_prompt`: how often a picture was read and
+    `prompts_dropped` are in no other number. `version`: of the learner's weights before the step. `tokens_by_age`: tokens
+    that were trained on, by how many versions older than these the weights were that drew them; `logprob_gap_*` are of
+    those of age 0, `is_ratio_stale_*` of the others. `image_passes_per_prompt`: how often a picture was read and
     processed, engine and learner together, over the step's pictures (a video is one); `vision_passes_per_prompt` counts
     every vision tower it went through, the reference's included. `seconds_wait`: what the learner had nothing to do.
     `seconds_reward`: scoring that was left when the last generation came. `wire_bytes`: requests, generations and
     batches through the trainer; weights are `weight_bytes`, per worker. `seconds_control_max`: the longest that a worker at
     work let a control call wait.
     """
-    scores = [score for group in batch.groups for score in group.scores]
-    ok = [score for score in scores if score.outcome == "ok"]
-    lengths = [
-        len(completion.token_ids) for group in sampled.groups for completion in group.generation.completions
-    ]
-    measured = {name for score in ok for name in score.components}
-    parted = {name.partition("/")[0] for name in measured}
-    switched_on = {name for name, weight in weights.items() if weight or name not in BUILT_IN}
-    names = sorted(measured | (switched_on - parted))
-    outcomes = [advantage.outcome for advantage in batch.advantages]
+    lengths = [len(completion.token_ids) for group in sampled.groups for completion in group.generation.completions]
     pictures = sum(task.request.pictures for task in sampled.tasks)
-    versions = [group.generation.version for group in sampled.groups]
-    current = synced.version - bool(batch.train)
-    total = sum(seconds.values())
+    current, total = synced.version - bool(batch.train), sum(seconds.values())
     generations = tuple(group.generation for group in sampled.groups)
     wire = (tuple(task.request for task in sampled.tasks), generations, batch.train)
     return {
         "step": step,
         "version": current,
+        **reward_figures(batch, weights),
+        "prompts": len(sampled.tasks),
+        "prompts_dropped": len(sampled.dropped),
+        **dict.fromkeys(LEARNER_KEYS),
+        **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
+        **({"kl": sampled.kl_sum / sampled.kl_tokens} if sampled.kl_tokens else {}),
+        "staleness_max": current - min(generation.version for generation in generations),
+        "tokens_by_age": batch.train.tokens_by_age() if batch.train else None,
+        "canary_gap": synced.canary_gap,
+        "completion_tokens": _mean(lengths),
+        "completion_tokens_max": max(lengths),
+        "samples_per_s": sum(len(group.scores) for group in batch.groups) / total,
+        **{f"seconds_{name}": value for name, value in seconds.items()},
+        "seconds_wait": seconds["generate"] + seconds["reward"],
+        "seconds": total,
+        "wire_bytes": len(pickle.dumps(wire)),
+        "weight_bytes": synced.nbytes if batch.train else 0,
+        "image_passes_per_prompt": fleet.passes_per_picture + learned.get("image_passes", 0.0) / pictures,
+        "vision_passes_per_prompt": fleet.passes_per_picture + learned.get("vision_passes", 0.0) / pictures,
+        "seconds_control_max": fleet.slowest_control,
+        "workers": fleet.workers,
+    }
+
+
+def reward_figures(batch: StepBatch, weights: Mapping[str, float]) -> dict[str, float | None]:
+    """What the completions were worth, and how many had no worth.
+
+    `reward_NAME` is the mean of a component over the completions it applies to (null for none), their share `applies_NAME`,
+    what it counts in the total `weight_NAME` (a gate may keep it out of some totals).
+    """
+    scores = [score for group in batch.groups for score in group.scores]
+    ok = [score for score in scores if score.outcome == "ok"]
+    measured = {name for score in ok for name in score.components}
+    parted = {name.partition("/")[0] for name in measured}
+    switched_on = {name for name, weight in weights.items() if weight or name not in BUILT_IN}
+    names = sorted(measured | (switched_on - parted))
+    outcomes = [advantage.outcome for advantage in batch.advantages]
+    return {
         "reward": _mean([score.total for score in ok]),
         "reward_std": _mean([advantage.std for advantage in batch.advantages if advantage.std is not None]),
         **{
@@ -97,26 +122,6 @@ def step_metrics(
             for outcome in ("truncated", "timeout", "error")
         },
         "zero_variance_fraction": outcomes.count("zero_variance") / len(outcomes),
-        "prompts": len(sampled.tasks),
-        "prompts_dropped": len(sampled.dropped),
-        **dict.fromkeys(LEARNER_KEYS),
-        **{key: value for key, value in learned.items() if key in LEARNER_KEYS},
-        **({"kl": sampled.kl_sum / sampled.kl_tokens} if sampled.kl_tokens else {}),
-        "staleness_max": current - min(versions),
-        "tokens_by_age": batch.train.tokens_by_age() if batch.train else None,
-        "canary_gap": synced.canary_gap,
-        "completion_tokens": _mean(lengths),
-        "completion_tokens_max": max(lengths),
-        "samples_per_s": len(scores) / total,
-        **{f"seconds_{name}": value for name, value in seconds.items()},
-        "seconds_wait": seconds["generate"] + seconds["reward"],
-        "seconds": total,
-        "wire_bytes": len(pickle.dumps(wire)),
-        "weight_bytes": synced.nbytes if batch.train else 0,
-        "image_passes_per_prompt": fleet.passes_per_picture + learned.get("image_passes", 0.0) / pictures,
-        "vision_passes_per_prompt": fleet.passes_per_picture + learned.get("vision_passes", 0.0) / pictures,
-        "seconds_control_max": fleet.slowest_control,
-        "workers": fleet.workers,
     }
 
 
