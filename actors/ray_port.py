@@ -98,11 +98,14 @@ class RayPort:
         self._identities.ask(worker, actor)
 
         def placed(_: WorkerHealth) -> Iterable[Event]:
+            if worker not in self._workers:
+                return ()  # it was ended meanwhile
             self._placed.add(worker)
+            # Only now: a worker that loads its engine sends no answer before it has, not even to what it was asked first.
+            self._expect(actor.start.remote(), worker, lambda _: [Started(worker)])
             return [Placed(worker)]
 
         self._expect(actor.health.remote(), worker, placed)
-        self._expect(actor.start.remote(), worker, lambda _: [Started(worker)])
 
     def update(self, worker: str) -> None:
         actor, version = self._workers[worker], self._version
