@@ -60,6 +60,7 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
         seed=seed,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        scheduling_policy="priority",
         limit_mm_per_prompt=dict(MEDIA_LIMIT),
         mm_processor_cache_gb=0,
         logprobs_mode="processed_logprobs",

@@ -43,6 +43,8 @@ from models.tokens import banned_token_ids, end_token_id
 
 #: vLLM adds this to a banned token's logit; after softmax nothing is left of it.
 BAN_BIAS = -100.0
+#: Before prompts, which have 0: the next place of a full engine is the canary's, else learner and answers wait for it.
+CANARY_PRIORITY = -1
 
 
 class StaleWorker(RuntimeError):
@@ -164,7 +166,7 @@ class RolloutWorker:
         if self.state not in (WorkerState.STALE, WorkerState.SERVING):
             raise StaleWorker(f"worker {self.worker_id} is {self.state.value}: no complete weights to run a canary on")
         fresh = self._canary_version is None  # since the last update, which has cleared the encoder's cache
-        generation = await self._sample(request)
+        generation = await self._sample(request, CANARY_PRIORITY)
         self._canary_images += fresh * request.pictures
         self._canary, self._canary_version = request, generation.version
         return generation
@@ -233,7 +235,7 @@ class RolloutWorker:
         """
         if self._canary is not None and self._whole:  # else an update that left one has failed: nothing was answered since
             brief = self._canary.sampling.model_copy(update={"max_new_tokens": 1})
-            await self._sample(replace(self._canary, n=1, sampling=brief))
+            await self._sample(replace(self._canary, n=1, sampling=brief), CANARY_PRIORITY)
 
     async def _transfer(self, version: WeightVersion) -> None:
         """vLLM's four phases, between two tokens of the requests in flight."""
@@ -305,7 +307,7 @@ class RolloutWorker:
                 "it serves proved versions only"
             )
 
-    async def _sample(self, request: RolloutRequest) -> Generation:
+    async def _sample(self, request: RolloutRequest, priority: int = 0) -> Generation:
         started = time.monotonic()
         prompt: dict = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.media:
@@ -313,7 +315,7 @@ class RolloutWorker:
             prompt["multi_modal_data"] = engine_media(images, request.is_video)
         self._in_flight += 1
         try:
-            final, encoded = await self._ask_engine(request, prompt)
+            final, encoded = await self._ask_engine(request, prompt, priority)
         finally:
             self._in_flight -= 1
         completions = tuple(_completion(output) for output in sorted(final.outputs, key=lambda o: o.index))
@@ -328,7 +330,7 @@ class RolloutWorker:
             pictures_encoded=encoded,
         )
 
-    async def _ask_engine(self, request: RolloutRequest, prompt: dict):
+    async def _ask_engine(self, request: RolloutRequest, prompt: dict, priority: int):
         """The engine's final RequestOutput, and how many pictures it has encoded by then. vLLM's error types end here: the caller's process may not know them."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -340,7 +342,7 @@ class RolloutWorker:
         engine_id = f"{request.request_id}#{self._prompts}"
         final = None
         try:
-            async for output in self._engine.generate(prompt, self._parameters(request), engine_id):
+            async for output in self._engine.generate(prompt, self._parameters(request), engine_id, priority=priority):
                 final = output
             encoded = await self.image_passes()
         except EngineDeadError as error:

@@ -335,6 +335,28 @@ def test_requests_in_flight_survive_an_update_and_say_which_tokens_are_of_which_
     assert both > 0
 
 
+def test_the_canary_does_not_wait_behind_the_prompts_of_a_full_engine(serving):
+    """32 groups of 4 fill the engine, and twice as many stand in line: the canary gets the first places that are free."""
+    worker, answered = serving.worker, []
+
+    async def one(index):
+        await worker.generate(serving.request(f"p{index}", tokens=24, seed=100 * index))
+        answered.append(index)
+
+    async def scenario():
+        tasks = [asyncio.create_task(one(index)) for index in range(96)]
+        while worker.health().in_flight < 96:
+            await asyncio.sleep(0.01)
+        await worker.canary(serving.request("canary"))
+        before = set(answered)
+        await worker.prove(0.0)
+        await asyncio.gather(*tasks)
+        return before
+
+    assert worker.config.max_num_seqs == 128
+    assert not serving.run(scenario()) & set(range(64, 96)), "prompts that came before the canary, but had to wait"
+
+
 def test_requests_in_flight_fail_when_the_update_does(serving):
     worker, request = serving.worker, serving.request("doomed", tokens=300)
 
