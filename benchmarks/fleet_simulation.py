@@ -46,7 +46,7 @@ from rewards.rows import RewardRow
 
 #: Runs of the grid: workers, K, and (prompts a step for every place, steps). Learning takes as long as generation spread
 #: evenly, where overlap has most to win and to lose.
-GRID_WORKERS, GRID_STALENESS, GRID_LOADS = (1, 8, 64, 512), (0, 1, 2, 4), ((1, 50), (8, 20))
+GRID_WORKERS, GRID_STALENESS, GRID_LOADS = (1, 8, 64, 512), (0, 1, 2, 4), ((1, 40), (8, 16))
 #: A ledger of a million prompts, and how many steps it has open: those of K = 4, and all.
 LEDGER_PROMPTS, LEDGER_STEP, LEDGER_OPEN = 1_000_000, 4000, (5, 250)
 _PROMPT = Prompt(Example("simulated", 0, "single_image", "", "object count", ("none",)), "think", ())
