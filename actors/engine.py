@@ -4,6 +4,7 @@ What holds
     * The same function builds the CPU and the GPU engine; `RolloutConfig.num_gpus` decides. On the CPU the worker
       lives inside the engine process, nothing is compiled at run time, and the key-value cache has an explicit size.
     * Log-probs are `processed_logprobs`: what a token was really drawn from, after temperature and bans.
+    * Requests are admitted by priority, those of equal priority in the order in which they came.
     * The environment is set before vLLM is imported for the first time: `prepare_environment` first, then `build`.
       vLLM is imported inside functions only.
     * On the CPU no prefill is ever split: after a part of a prompt vLLM takes back the seeded generator's draw, which
@@ -64,6 +65,7 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
         limit_mm_per_prompt=dict(MEDIA_LIMIT),
         mm_processor_cache_gb=0,
         logprobs_mode="processed_logprobs",
+        scheduling_policy="priority",
         weight_transfer_config=WeightTransferConfig(backend=WEIGHT_BACKEND),
         disable_log_stats=True,
         use_tqdm_on_load=False,

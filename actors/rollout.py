@@ -12,8 +12,8 @@ What holds
       which version.
     * A version that was published on another machine is copied to this one first (`actors.weight_copies`); requests in
       flight go on meanwhile.
-    * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update. So that the canary
-      would show it if they were not, its prompt and pictures are put into them right before.
+    * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update, which fails if one is
+      not empty then. The canary alone could miss it: if other prompts have pushed its own out, it is computed afresh.
     * Log-probs are those the tokens were drawn from: after temperature and bans.
     * A prompt is one request with n = G; its pictures are read from disk once and encoded once.
 
@@ -28,7 +28,7 @@ import math
 import os
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Sequence
 
@@ -43,7 +43,7 @@ from models.tokens import banned_token_ids, end_token_id
 
 #: vLLM adds this to a banned token's logit; after softmax nothing is left of it.
 BAN_BIAS = -100.0
-#: Before prompts, which have 0: the next place of a full engine is the canary's, else learner and answers wait for it.
+#: Of a canary; of others 0, lower goes first. All prompts in the engine wait for its proof, so it does not wait for them.
 CANARY_PRIORITY = -1
 
 
@@ -98,8 +98,6 @@ class RolloutWorker:
         self._copies = LocalCopies(self._progress.moved)
         self._prompts = 0
         self._in_flight = 0
-        self._whole = True  # the engine's weights are all of one version
-        self._canary: RolloutRequest | None = None
         self._canary_version: int | None = None
         self._canary_images = 0
         self._expected: dict[str, tuple[int, ...]] = {}
@@ -168,7 +166,7 @@ class RolloutWorker:
         fresh = self._canary_version is None  # since the last update, which has cleared the encoder's cache
         generation = await self._sample(request, CANARY_PRIORITY)
         self._canary_images += fresh * request.pictures
-        self._canary, self._canary_version = request, generation.version
+        self._canary_version = generation.version
         return generation
 
     async def prove(self, gap: float) -> None:
@@ -209,10 +207,7 @@ class RolloutWorker:
             try:
                 check_complete(version.manifest, self._expected)
                 async with self._here(version) as local:
-                    await self._leave_witness()
-                    self._whole = False
                     await self._transfer(local)
-                    self._whole = True
             except Exception as error:  # the engine reports a worker's failure as a bare Exception
                 await self._end_frozen_requests()
                 refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
@@ -227,21 +222,12 @@ class RolloutWorker:
         copied = transport == "objects" or (transport == "auto" and version.memory != this_memory())
         return self._copies.here(version) if copied else nullcontext(version)
 
-    async def _leave_witness(self) -> None:
-        """Ask the last canary's prompt once more, so that what the old weights made of it is in every cache.
-
-        Other prompts may have pushed it out. The canary of the new weights would then be computed afresh and agree,
-        although the caches were not cleared and answer other prompts from the old weights.
-        """
-        if self._canary is not None and self._whole:  # else an update that left one has failed: nothing was answered since
-            brief = self._canary.sampling.model_copy(update={"max_new_tokens": 1})
-            await self._sample(replace(self._canary, n=1, sampling=brief), CANARY_PRIORITY)
-
     async def _transfer(self, version: WeightVersion) -> None:
         """vLLM's four phases, between two tokens of the requests in flight."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._freeze()
+        await self._require_empty_caches()
         await self._engine.start_weight_update()
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=version.wire()))
         await self._engine.finish_weight_update(str(version.number))
@@ -250,6 +236,14 @@ class RolloutWorker:
     async def _freeze(self) -> None:
         """Stop every request where it is, and clear every cache that depends on weights."""
         await self._engine.pause_generation(mode="keep", clear_cache=True)
+
+    async def _require_empty_caches(self) -> None:
+        """WeightVersionError when the engine, which is paused, still has something that the old weights have made."""
+        if not await self._engine.reset_prefix_cache(reset_running_requests=True):
+            raise WeightVersionError("prompts as the old weights have computed them are still in the engine's prefix cache")
+        if pictures := max(await self._engine.collective_rpc("ladder_cached_pictures")):
+            kept = f"{pictures} pictures as the old weights have encoded them"
+            raise WeightVersionError(f"{kept} are still in the engine's cache")
 
     async def _end_frozen_requests(self) -> None:
         self._enter(WorkerState.DEAD if self._engine.errored else WorkerState.DIRTY)
@@ -278,10 +272,7 @@ class RolloutWorker:
         )
 
     async def image_passes(self) -> int:
-        """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries'.
-
-        A canary's picture that other prompts had pushed out of the cache before an update counts.
-        """
+        """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries."""
         return (await self._engine.collective_rpc("ladder_images"))[0] - self._canary_images
 
     async def stop(self) -> None:
@@ -331,7 +322,10 @@ class RolloutWorker:
         )
 
     async def _ask_engine(self, request: RolloutRequest, prompt: dict, priority: int):
-        """The engine's final RequestOutput, and how many pictures it has encoded by then. vLLM's error types end here: the caller's process may not know them."""
+        """The engine's final RequestOutput, and how many pictures it has encoded by then.
+
+        vLLM's error types end here: the caller's process may not know them.
+        """
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 

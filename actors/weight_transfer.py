@@ -105,3 +105,8 @@ class LadderWorkerExtension:
     def ladder_images(self) -> int:
         """Pictures (or videos) encoded by the vision tower since counting began."""
         return self._ladder_images
+
+    def ladder_cached_pictures(self) -> int:
+        """Pictures (or videos) whose encoding is kept for the next prompt that shows them."""
+        cache = self.model_runner.encoder_cache
+        return len(cache if isinstance(cache, dict) else cache.encoder_outputs)  # vLLM's first and second model runner
