@@ -65,7 +65,6 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
         limit_mm_per_prompt=dict(MEDIA_LIMIT),
         mm_processor_cache_gb=0,
         logprobs_mode="processed_logprobs",
-        scheduling_policy="priority",
         weight_transfer_config=WeightTransferConfig(backend=WEIGHT_BACKEND),
         disable_log_stats=True,
         use_tqdm_on_load=False,
