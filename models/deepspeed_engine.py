@@ -9,6 +9,8 @@ What holds
     * Nothing is compiled at run time: torch's AdamW is the optimizer and DeepSpeed's shared-memory op, which would be
       built when the CPU backend starts, is switched off (it only serves inference).
     * `state_dict()` is a collective call: the full weights arrive on rank 0, gathered one layer at a time.
+    * `load` restores states, not settings: rate, decay, betas and clipping are those this engine was made with, at the step
+      of its own schedule that the checkpoint had reached.
 
 The process group is made with torch before DeepSpeed looks for one; inside a Ray Train worker it is already there.
 """
@@ -205,6 +207,8 @@ class PolicyEngine:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: learning_rate_factor(step, total_steps, optimizer)
         )
+        self._optimizer, self._total_steps, self._clip_here = optimizer, total_steps, clip_here
+        self._adamw, self._schedule = adamw, schedule
         with _untouched(adamw) if bfloat16 and zero_stage == 0 else nullcontext():
             self.engine, *_ = deepspeed.initialize(
                 model=module,
@@ -282,13 +286,20 @@ class PolicyEngine:
         self.engine.save_checkpoint(str(folder), tag=tag, client_state=client_state)
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Restore what `save` wrote and return its `client_state`. Our own files only: DeepSpeed unpickles them.
+        """Restore the states that `save` wrote and return its `client_state`. Our own files only: DeepSpeed unpickles them.
 
         Errors: FileNotFoundError when the folder holds no such checkpoint.
         """
-        path, client_state = None, {}
+        path, client_state, optimizer = None, {}, self._optimizer
+        decays = [group["weight_decay"] for group in self._adamw.param_groups]
         if (Path(folder) / tag).is_dir():
             path, client_state = self.engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag!r} in {folder}: delete the folder to start afresh")
+        for group, decay in zip(self._adamw.param_groups, decays, strict=True):
+            rate = optimizer.lr * learning_rate_factor(self._schedule.last_epoch, self._total_steps, optimizer)
+            group.update(lr=rate, initial_lr=optimizer.lr, betas=optimizer.betas, weight_decay=decay)
+        self._schedule.base_lrs = [optimizer.lr for _ in decays]
+        if not self._clip_here:
+            self.engine.optimizer.clip_grad = optimizer.max_grad_norm
         return client_state

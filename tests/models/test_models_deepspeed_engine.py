@@ -24,6 +24,10 @@ from models.deepspeed_engine import (
 )
 
 OPTIMIZER = OptimizerConfig(lr=1e-2, schedule="cosine", warmup_ratio=0.25, weight_decay=0.1, max_grad_norm=0.5)
+#: What a run goes on with, half way: with twice the steps, its rates of steps 2 and 3 are 4e-3 times 6/8 and 5/8.
+CHANGED = OptimizerConfig(
+    lr=4e-3, schedule="linear", warmup_ratio=0.0, weight_decay=0.3, max_grad_norm=0.1, betas=(0.8, 0.95)
+)
 STEPS, ROWS = 4, 6
 STAGES, TYPES = (0, 1, 2, 3), (torch.float32, torch.bfloat16)
 
@@ -67,22 +71,26 @@ def rows(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(11, (ROWS,), generator=generator), torch.randint(11, (ROWS,), generator=generator)
 
 
-def reference(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Plain AdamW over the mean of all rows, on weights in float32; the schedule is written out again from its definition."""
+def reference(dtype: torch.dtype, changed: bool) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Plain AdamW over the mean of all rows, on weights in float32; the schedule is written out again from its definition.
+    `changed`: half way it goes on with `CHANGED`."""
     model, masters = toy(dtype), toy(dtype).float()
     vectors = [p for p in masters.parameters() if p.ndim < 2]
     matrices = [p for p in masters.parameters() if p.ndim >= 2]
     adamw = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}])
-    factors = [1.0, 1.0, 0.75, 0.25]  # one warm-up step of four, then half a cosine over three: 1, 3/4, 1/4
+    rates = [1e-2, 1e-2, 0.75e-2, 0.25e-2]  # one warm-up step of four, then half a cosine over three: 1, 3/4, 1/4
+    if changed:
+        rates[2:] = [4e-3 * 6 / 8, 4e-3 * 5 / 8]
     norms = []
     for step in range(STEPS):
-        for group in adamw.param_groups:
-            group["lr"] = 1e-2 * factors[step]
+        late = changed and step >= 2
+        for group, decay in zip(adamw.param_groups, (0.3 if late else 0.1, 0.0), strict=True):
+            group.update(lr=rates[step], weight_decay=decay, betas=(0.8, 0.95) if late else (0.9, 0.999))
         ids, labels = rows(step)
         (Wrapper(model)(ids, labels) / ROWS).backward()
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters())))
         for parameter, master in zip(model.parameters(), masters.parameters(), strict=True):
-            master.grad = parameter.grad.float() * min(1.0, 0.5 / norms[-1])
+            master.grad = parameter.grad.float() * min(1.0, (0.1 if late else 0.5) / norms[-1])
             parameter.grad = None
         adamw.step()
         with torch.no_grad():
@@ -118,12 +126,14 @@ def all_stages(rank: int, world: int, port: int, folder: str) -> None:
         norms = train(engine, 0, 2, rank, world)
         checkpoint = Path(folder) / f"zero{stage}-{dtype}"
         engine.save(checkpoint, "half", {"step": 2})
-        fresh = PolicyEngine(Wrapper(toy(dtype)), OPTIMIZER, stage, STEPS)
-        state = fresh.load(checkpoint, "half")
-        norms += train(fresh, state["step"], STEPS, rank, world)
-        weights = fresh.state_dict()
-        assert bool(weights) == (rank == 0)
-        results[dtype, stage] = ({name: tensor.clone() for name, tensor in weights.items()}, norms)
+        for settings, steps in ((OPTIMIZER, STEPS), (CHANGED, 2 * STEPS)):
+            fresh = PolicyEngine(Wrapper(toy(dtype)), settings, stage, steps)
+            state = fresh.load(checkpoint, "half")
+            later = train(fresh, state["step"], STEPS, rank, world)
+            weights = fresh.state_dict()
+            assert bool(weights) == (rank == 0)
+            own = {name: tensor.clone() for name, tensor in weights.items()}
+            results[dtype, stage, settings is CHANGED] = (own, norms + later)
         with pytest.raises(FileNotFoundError, match="no DeepSpeed checkpoint"):
             fresh.load(Path(folder) / "elsewhere", "half")
     if rank == 0:
@@ -147,11 +157,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.engine
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("world", [1, 2])
-def test_every_zero_stage_trains_like_plain_torch_and_resumes(trained, world: int, dtype: torch.dtype) -> None:
-    expected, expected_norms = reference(dtype)
+@pytest.mark.parametrize("changed", [False, True])
+def test_every_zero_stage_trains_like_plain_torch_and_resumes_also_with_other_settings(
+    trained, changed: bool, world: int, dtype: torch.dtype
+) -> None:
+    expected, expected_norms = reference(dtype, changed)
     exact = dtype == torch.float32
     for stage in STAGES:
-        weights, norms = trained(world)[dtype, stage]
+        weights, norms = trained(world)[dtype, stage, changed]
         assert norms == pytest.approx(expected_norms, rel=1e-4 if exact else 2e-2), f"ZeRO-{stage}"
         assert weights.keys() == expected.keys(), f"ZeRO-{stage}"
         for name, tensor in expected.items():
