@@ -18,6 +18,7 @@ What holds
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -126,9 +127,9 @@ class Ledger:
             self._wait(entry)
         own.open += stretch[1]
 
-    def take_pending(self) -> str | None:
-        """The prompt to be sent next, of the earliest step the first; None when none is pending."""
-        return heapq.heappop(self._waiting)[2] if self._waiting else None
+    def take_pending(self, last: float = math.inf) -> str | None:
+        """The prompt to be sent next, of the earliest step the first; None when none is pending up to step `last`."""
+        return heapq.heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= last else None
 
     def sent(self, name: str, worker: str) -> None:
         entry = self._expect(name, Status.PENDING)

@@ -158,19 +158,22 @@ class Rollouts:
         self._collecting: tuple[int, int, Callable[[Sequence[Score]], None]] | None = None
         self._checked = clock()
         self.gaps: dict[str, float] = {}
+        self._admitted = -1  # prompts of later steps are not sent
         for step in ledger.steps:
             self._make(step, ledger.asked(step))
 
     # what the trainer wants
 
     def admit(self, first: int, last: int, count: int) -> None:
-        """Ask for `count` prompts for every step from `first` to `last` that has none yet."""
+        """The steps up to `last` may be answered; ask for `count` prompts for each from `first` on that has none yet."""
+        self._admitted = last
         for step in range(first, last + 1):
             if not self.ledger.asked(step):
                 self.ask(step, count)
 
     def ask(self, step: int, count: int) -> None:
         """Ask for `count` more prompts for the step."""
+        self._admitted = max(self._admitted, step)
         place = self.asked(step)
         self._make(step, [self.ledger.ask(step, count)], place)
 
@@ -189,6 +192,7 @@ class Rollouts:
         may raise."""
         if not self.asked(step):
             raise LedgerError(f"step {step} has not asked for prompts")
+        self._admitted = max(self._admitted, step)
         begun = self._clock()
         for entry in self.ledger.entries(step)[place:]:
             if entry.name in self._groups:
@@ -235,7 +239,7 @@ class Rollouts:
 
     def withdraw(self, ledger: Ledger) -> None:
         """The learner is lost: forget what was asked for since `ledger` was saved, and ask for its prompts; the fleet stays."""
-        self.ledger = ledger
+        self.ledger, self._admitted = ledger, -1
         for store in (self._tasks, self._generations, self._came, self._groups):
             store.clear()
         self.fleet.withdraw()
@@ -264,7 +268,8 @@ class Rollouts:
 
     def _send(self) -> None:
         held_back = []
-        while (worker := self.fleet.choose()) is not None and (name := self.ledger.take_pending()) is not None:
+        admitted = self._admitted
+        while (worker := self.fleet.choose()) is not None and (name := self.ledger.take_pending(admitted)) is not None:
             if self._is_suspect(name) and (worker := self.fleet.choose_without(self._is_suspect)) is None:
                 held_back.append(name)
                 continue

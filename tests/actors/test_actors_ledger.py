@@ -59,6 +59,14 @@ def test_the_earliest_step_goes_first_and_in_it_the_first_place_by_number() -> N
     assert ledger.take_pending() is None and ledger.waiting == 0
 
 
+def test_only_prompts_up_to_a_step_are_taken_if_one_is_named() -> None:
+    ledger = Ledger(3)
+    ledger.ask(0, 1)
+    ledger.ask(1, 1)
+    assert [ledger.take_pending(last) for last in (-1, 0, 0)] == [None, "s0-p0", None] and ledger.waiting == 1
+    assert ledger.take_pending(1) == "s1-p0"
+
+
 # --- the way of a prompt --------------------------------------------------------------------------------------------
 
 

@@ -282,6 +282,47 @@ def test_a_resumed_run_asks_for_the_same_prompts_and_skips_none() -> None:
     assert both == [line["positions"] for line in whole.trained]
 
 
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_what_was_asked_for_further_ahead_than_a_resumed_run_may_keeps_its_prompts_and_waits(staleness: int) -> None:
+    before = simulation(staleness=3)
+    before.run(steps=2)
+    state = json.loads(json.dumps(before.ledger.state()))
+    assert state == {"next": 40, "steps": {"2": [[16, 8]], "3": [[24, 8]], "4": [[32, 8]]}}
+    after = simulation(staleness=staleness, state=state)
+    after.run(first=2)
+    after.check(first=16)  # none skipped, none twice, none older than the K of now
+    assert max(after.staleness) == staleness
+    assert [line["positions"] for line in after.trained] == [[(8 * step, 8)] for step in range(2, 6)]
+
+
+def test_steps_that_were_asked_for_keep_their_prompts_when_a_resumed_run_asks_for_another_number() -> None:
+    before = simulation(staleness=2)
+    before.run(steps=2)
+    state = json.loads(json.dumps(before.ledger.state()))
+    assert state == {"next": 32, "steps": {"2": [[16, 8]], "3": [[24, 8]]}}
+    after = simulation(staleness=2, state=state)
+    after.publish(2)
+    for step in range(2, 6):
+        after.rollouts.admit(step, min(step + 2, 5), 4)
+        after.rollouts.collect(step, 0, lambda scores: None)
+        after.trained.append(after.rollouts.trained(step))
+    assert [line["positions"] for line in after.trained] == [[(16, 8)], [(24, 8)], [(32, 4)], [(36, 4)]]
+
+
+def test_steps_behind_an_earlier_end_are_not_answered_and_still_there_for_a_later_one() -> None:
+    before = simulation(staleness=2)
+    before.run(steps=2)
+    state = json.loads(json.dumps(before.ledger.state()))
+    after = simulation(staleness=2, state=state)
+    after.publish(2)
+    after.rollouts.admit(2, min(2 + 2, 2), 8)  # the run ends with step 2 now
+    after.rollouts.collect(2, 0, lambda scores: None)
+    pump_until(after, after.clock.now + 30.0)
+    assert {task.request.request_id.split("-")[0] for _, _, task, _ in after.port.given} == {"s2"}
+    after.rollouts.trained(2)
+    assert after.ledger.state() == {"next": 32, "steps": {"3": [[24, 8]]}}
+
+
 def test_the_fleet_works_while_the_learner_does() -> None:
     own = simulation([1.0] * 48, staleness=1)
     own.publish(0)
