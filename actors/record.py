@@ -7,7 +7,8 @@
     STAGE/trained.json         written last
 
 What holds: a run resumes at the newest checkpoint that is whole, or at the start; it cuts the lines of the steps it
-will do again, so no line is missing or there twice.
+will do again, so no line is missing or there twice. Work of other rows or another model is never continued, that of other
+settings only if they are accepted and can be (`configs.changes`); what was accepted, and at which step, stays on record.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from actors.checkpoints import Checkpoints, Stamps
 from actors.types import Group, PromptTask, Rewards
+from configs.changes import Change, changes, listed
 from data.stage_files import flush, keep_steps, write_text
 from rewards.extraction import extract_answer
 from rewards.rows import RewardRow
@@ -46,30 +48,48 @@ class Progress:
     remarks: tuple[str, ...] = ()
 
 
-class StageRecord:
-    """The stage folder of one run, identified by `fingerprint`; `rewards`: component to version of custom rewards."""
+@dataclass(frozen=True)
+class Work:
+    """What a stage is to do. `fingerprint`: of rows and model; `settings`: what decides the rest, plain JSON data by dotted
+    key; `rewards`: component to version of custom rewards."""
 
-    def __init__(self, folder: Path, fingerprint: str, rewards: Mapping[str, str]) -> None:
-        self.folder, self._fingerprint, self._rewards = folder, fingerprint, dict(rewards)
+    fingerprint: str
+    settings: Mapping[str, Any]
+    rewards: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What an unfinished stage may go on with: other settings; custom rewards of another source."""
+
+    settings: bool = False
+    rewards: bool = False
+
+
+class StageRecord:
+    """The stage folder of one run. `changes`: the accepted ones, since the checkpoint that `resume` has found."""
+
+    def __init__(self, folder: Path, work: Work, accepted: Accepted = Accepted()) -> None:
+        self.folder, self._work, self._accepted = folder, work, accepted
         self._checkpoints = Checkpoints(folder / "checkpoints")
-        self._rewards_before = self._rewards
-        self._history: list[dict[str, Any]] = [{"step": 0, "rewards": self._rewards}]
+        self._rewards_before = work.rewards
+        self._history: list[dict[str, Any]] = [_since(0, work.rewards, ())]
+        self.changes: tuple[Change, ...] = ()
 
     @property
     def finished(self) -> bool:
         """Whether this very run has left its model."""
-        path = self.folder / FINISHED
-        return (
-            path.is_file()
-            and json.loads(path.read_text())["fingerprint"] == self._fingerprint
-            and (self.folder / MODEL).is_dir()
-        )
+        trained = self._trained()
+        same = ("fingerprint", self._work.fingerprint), ("settings", self._work.settings)
+        return trained is not None and all(trained.get(key) == value for key, value in same)
 
-    def resume(self, accept_changed_rewards: bool = False) -> Progress:
+    def resume(self) -> Progress:
         """The last committed state; cuts the records behind it.
 
-        CheckpointMismatch for the work of other settings, and for that of other rewards unless they are accepted.
+        CheckpointMismatch for other work, for a model that is already there with other settings, and for other settings or
+        rewards that are not accepted.
         """
+        self._refuse_trained()
         (self.folder / "traces").mkdir(parents=True, exist_ok=True)
         found = self._checkpoints.newest()
         progress = Progress(remarks=found.problems)
@@ -79,35 +99,69 @@ class StageRecord:
                 "that folder to start the stage afresh"
             )
         if found.folder is not None:
-            state, place = found.state, self._checkpoints.folder
-            if state["fingerprint"] != self._fingerprint:
-                raise CheckpointMismatch(
-                    f"{place} belongs to other settings, rows or another model; "
-                    "remove that folder to start the stage afresh, or put the old ones back"
-                )
-            self._rewards_before, self._history = dict(state["rewards"]), list(state["history"])
-            changed = self.changed_rewards()
-            if changed and not accept_changed_rewards:
-                raise CheckpointMismatch(
-                    f"the source of reward {', '.join(changed)} has changed since step {state['step']} of "
-                    f"{place}; put the old one back, go on with the new one by --set reward.accept_changed=true, "
-                    "or remove that folder to start the stage afresh"
-                )
+            state = found.state
+            self._compare(state)
             for folder in found.broken:
                 self._checkpoints.set_aside(folder)
-            if changed:
-                self._history.append({"step": state["step"], "rewards": self._rewards})
+            if self.changes or self.changed_rewards():
+                self._history.append(_since(state["step"], self._work.rewards, self.changes))
             progress = Progress(state["step"], state["version"], state["ledger"], found.folder, found.problems)
         for name in (METRICS, TRACES, LEDGER):
             keep_steps(self.folder / name, progress.step)
         return progress
 
+    def _compare(self, state: Mapping[str, Any]) -> None:
+        """Take over what was before from a checkpoint's state; CheckpointMismatch when it cannot be gone on from."""
+        place, afresh = self._checkpoints.folder, "remove that folder to start the stage afresh"
+        if "settings" not in state:
+            raise CheckpointMismatch(
+                f"{place} was written by an earlier version of this program, which did not note the settings: {afresh}, or "
+                "finish the run with that version"
+            )
+        if state["fingerprint"] != self._work.fingerprint:
+            raise CheckpointMismatch(f"{place} belongs to other rows or another model; {afresh}, or put the old ones back")
+        self.changes = changes(state["settings"], self._work.settings)
+        impossible = any(change.obstacle for change in self.changes)
+        if self.changes and (impossible or not self._accepted.settings):
+            way = "" if impossible else "go on with the new ones by --accept-changes, "
+            raise CheckpointMismatch(
+                f"{place} has {state['step']} steps of other settings:\n{listed(self.changes)}\n"
+                f"{way}put the old ones back, or {afresh}"
+            )
+        self._rewards_before, self._history = dict(state["rewards"]), list(state["history"])
+        changed = self.changed_rewards()
+        if changed and not self._accepted.rewards:
+            raise CheckpointMismatch(
+                f"the source of reward {', '.join(changed)} has changed since step {state['step']} of "
+                f"{place}; put the old one back, go on with the new one by --set reward.accept_changed=true, or {afresh}"
+            )
+
+    def _refuse_trained(self) -> None:
+        """A model that other settings have made is never replaced unasked, nor taken for that of these."""
+        trained = self._trained()
+        if trained is None or trained.get("fingerprint") != self._work.fingerprint and "settings" in trained:
+            return
+        told = "with settings that an earlier version of this program did not note"
+        if "settings" in trained:
+            if not (differences := changes(trained["settings"], self._work.settings)):
+                return
+            told = "with other settings:\n" + "\n".join(f"  {change}" for change in differences)
+        raise CheckpointMismatch(
+            f"{self.folder} holds a model that was trained {told}\nPut the old ones back, give the run another name, or "
+            "remove that folder to train again"
+        )
+
+    def _trained(self) -> Mapping[str, Any] | None:
+        """What the mark of the end says of the model that is there, if one is."""
+        path = self.folder / FINISHED
+        return json.loads(path.read_text()) if path.is_file() and (self.folder / MODEL).is_dir() else None
+
     def changed_rewards(self) -> list[str]:
         """Custom rewards whose source is another than that of the work that is there: the model's, or the checkpoint's that
-        `resume` has found."""
-        path = self.folder / FINISHED
-        before = json.loads(path.read_text()).get("rewards", {}) if self.finished else self._rewards_before
-        return [name for name, version in self._rewards.items() if before.get(name) != version]
+        `resume` has found. One that is not in both is a change of the settings."""
+        trained = self._trained() if self.finished else None
+        before = self._rewards_before if trained is None else trained["rewards"]
+        return [name for name, version in self._work.rewards.items() if before.get(name, version) != version]
 
     def begin_checkpoint(self, step: int) -> Path:
         """Where the learner writes its state after `step` steps; made empty."""
@@ -121,8 +175,10 @@ class StageRecord:
         self._checkpoints.commit(progress.step, {**state, **self._identity()}, files)
 
     def _identity(self) -> dict[str, Any]:
-        """What this work is: `history` says from which step on it had which sources of custom rewards."""
-        return {"fingerprint": self._fingerprint, "rewards": self._rewards, "history": self._history}
+        """What this work is: `history` says from which step on it had which custom rewards, and what else changed then."""
+        work = self._work
+        own = {"fingerprint": work.fingerprint, "settings": dict(work.settings), "rewards": dict(work.rewards)}
+        return {**own, "history": self._history}
 
     def append(
         self,
@@ -210,6 +266,11 @@ def trace(
             )
         ],
     }
+
+
+def _since(step: int, rewards: Mapping[str, str], changed: Sequence[Change]) -> dict[str, Any]:
+    """A line of the history: what holds from `step` on."""
+    return {"step": step, "rewards": dict(rewards), "changed": [str(change) for change in changed]}
 
 
 def _finite(value: Any) -> Any:

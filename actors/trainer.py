@@ -15,6 +15,7 @@ Source: SPATIALLADDER §6.1; the advantages and losses are those of `grpo`.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from actors.ledger import Ledger
 from actors.oversight import Oversight, SizeRequest
 from actors.prompt_tasks import TaskMaker
 from actors.ray_port import STOP_SECONDS, RayPort, told
-from actors.record import MODEL, Progress, StageRecord
+from actors.record import MODEL, Accepted, CheckpointMismatch, Progress, StageRecord, Work
 from actors.reward import component_weights, reward_specs, reward_versions
 from actors.rollouts import Rollouts
 from actors.sampling import GrpoFailed, Stopwatch, sample_step
@@ -43,44 +44,47 @@ from actors.step_batch import step_batch
 from actors.step_metrics import FleetFigures, gap_alarm, progress_line, step_metrics
 from actors.types import Sync
 from actors.weights import shared_memory_folder
-from configs.schema import OPERATIONAL_REWARD, RunConfig
+from configs.changes import deciding, of_stage_3
+from configs.schema import RunConfig
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
 from data.types import Example
 from models.loading import check_model_folder
 
 Say = Callable[[str], None]
+#: Settings that stage 3 reads too, though not alone.
+OF_ALL_STAGES = ("seed", "data.preset", "model.dtype", "model.freeze_vision", "model.lora", "learner.")
 
 
 def run_grpo(
-    config: RunConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path, progress: Say = print
+    config: RunConfig, *, model_folder: Path, data_folder: Path, stage_folder: Path, progress: Say = print,
+    accept_changes: bool = False,
 ) -> Path:
-    """Train on the spatial and localisation rows of data_folder/train; returns the model folder.
+    """Train on the spatial and localisation rows of data_folder/train; returns the model folder. `accept_changes`: an
+    unfinished stage goes on with other settings than those it was begun with, as far as it can (`configs.changes`).
 
     Ray must be initialised. Errors: RowError, ModelFolderError, CheckpointMismatch (a folder of other work), ValueError
     (settings that fit no data) before anything starts; later GrpoFailed, and MediaError for a picture that is gone.
     """
     rows = [row for name in (GROUNDING_FILE, SPATIAL_FILE) for row in read_rows(data_folder, name, "train")]
-    return train_policy(config, rows, Path(model_folder).absolute(), Path(stage_folder).absolute(), progress)
+    return train_policy(config, rows, Path(model_folder).absolute(), Path(stage_folder).absolute(), progress, accept_changes)
 
 
 def train_policy(
-    config: RunConfig, examples: Sequence[Example], model_folder: Path, stage_folder: Path, say: Say
+    config: RunConfig, examples: Sequence[Example], model_folder: Path, stage_folder: Path, say: Say,
+    accept_changes: bool = False,
 ) -> Path:
     """`run_grpo` on rows already read."""
     check_model_folder(model_folder)
-    record = StageRecord(stage_folder, identity_of(config, examples, model_folder), reward_versions(config.reward))
+    accepted = Accepted(settings=accept_changes, rewards=config.reward.accept_changed)
+    record = StageRecord(stage_folder, work_of(config, examples, model_folder), accepted)
     if record.finished:
         changed = record.changed_rewards()
         say("grpo: already trained" + "".join(f", by another source of reward {name}" for name in changed))
         return stage_folder / MODEL
     schedule = PromptSchedule(examples, config.grpo, config.seed)
     tasks = TaskMaker(config, schedule, model_folder)
-    position = record.resume(config.reward.accept_changed)
-    for remark in position.remarks:
-        say(f"grpo: {remark}")
-    for name in record.changed_rewards():
-        say(f"grpo: from step {position.step + 1} on by another source of reward {name} (reward.accept_changed)")
+    position = resumed(record, schedule.steps, say)
     say(
         f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
         f"{config.rollout.workers.min} rollout worker(s), {config.learner.ranks} learner rank(s), "
@@ -111,6 +115,24 @@ def train_policy(
         shutil.rmtree(shared_memory_folder(stage_folder), ignore_errors=True)
         status.close("finished" if record.finished else "stopped")
     return stage_folder / MODEL
+
+
+def resumed(record: StageRecord, steps: int, say: Say) -> Progress:
+    """Where the stage of `steps` steps goes on, with what is new since then. CheckpointMismatch as `StageRecord.resume`, and
+    when more steps are done."""
+    position = record.resume()
+    if position.step > steps:
+        raise CheckpointMismatch(
+            f"{position.checkpoint} has {position.step} steps, the stage would have {steps} now: set grpo.steps to "
+            f"{position.step} to end it there, or to more"
+        )
+    for remark in position.remarks:
+        say(f"grpo: {remark}")
+    for change in record.changes:
+        say(f"grpo: from step {position.step + 1} on with {change}")
+    for name in record.changed_rewards():
+        say(f"grpo: from step {position.step + 1} on by another source of reward {name} (reward.accept_changed)")
+    return position
 
 
 def fleet_limits(config: RunConfig) -> FleetLimits:
@@ -167,7 +189,7 @@ def persist(run: Training, position: Progress) -> None:
             lost = learners.lost()
             if not lost and not isinstance(error, DEATHS):
                 raise
-            before, position = position.step, run.record.resume(run.config.reward.accept_changed)
+            before, position = position.step, run.record.resume()
             for remark in position.remarks:
                 say(f"grpo: {remark}")
             deaths = 1 if position.step > before else deaths + 1
@@ -248,14 +270,13 @@ def end(port: RayPort | None, learners: Learners) -> None:
     learners.kill()
 
 
-def identity_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> str:
-    """Fingerprint of the stage's work; the source of custom rewards is apart (`reward_versions`)."""
-    model, data = (config.model.dtype, config.model.freeze_vision, config.model.lora), config.data.preset
+def work_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> Work:
+    """What stage 3 is to do with these rows, from this model. RewardContractError for a custom reward that does not load."""
     # By name, not by path: a job's copy of the working directory has another path at every start.
     custom = [
-        (spec.component, spec.weight, sorted(own.deciding_params.items()), spec.batched)
+        {"component": spec.component, "weight": spec.weight, "params": own.deciding_params, "batched": spec.batched}
         for spec, own in zip(reward_specs(config.reward), config.reward.custom, strict=True)
     ]
-    built_in = config.reward.model_dump(exclude={"custom", *OPERATIONAL_REWARD})
-    settings = (config.seed, config.grpo, config.learner, built_in, custom, model, data)
-    return fingerprint(settings, examples, model_folder)
+    settings = {key: value for key, value in deciding(config).items() if of_stage_3(key) or key.startswith(OF_ALL_STAGES)}
+    written = json.loads(json.dumps(settings | {"reward.custom": custom}))  # as a checkpoint says it
+    return Work(fingerprint((), examples, model_folder), written, reward_versions(config.reward))

@@ -8,7 +8,6 @@ quoted number is not a number. The one leniency is `1e-5`, which YAML 1.1 calls 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
 import re
@@ -20,13 +19,9 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import OPERATIONAL_REWARD, RunConfig
+from configs.schema import RunConfig
 
 COMMAND_LINE = "--set"
-#: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
-OPERATIONAL = (
-    "root", "deadlines", "failures", "rollout.workers", "rollout.transport", "model.attention", *(f"reward.{name}" for name in OPERATIONAL_REWARD),
-)
 
 
 @dataclass(frozen=True)
@@ -107,31 +102,6 @@ def effective_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def is_operational(key: str) -> bool:
-    """Whether a dotted key is one of `OPERATIONAL`, or below one."""
-    return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL)
-
-
-def config_hash(config: RunConfig) -> str:
-    """SHA-256 of the settings that decide results (all but `OPERATIONAL` and `OPERATIONAL_PARAMS`)."""
-    text = json.dumps(_deciding(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def config_diff(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key: old -> new` for every setting that decides results and differs, in schema order."""
-    before, after = _deciding(old), _deciding(new)
-    changed = [key for key in before | after if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed]
-
-
-def _deciding(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide results, by dotted key, in schema order."""
-    custom = tuple(own.model_copy(update={"params": own.deciding_params}) for own in config.reward.custom)
-    config = config.model_copy(update={"reward": config.reward.model_copy(update={"custom": custom})})
-    return {key: value for key, value in _flatten(config.model_dump(mode="json")) if not is_operational(key)}
-
-
 def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """All dotted keys of the schema, sections included."""
     for name, info in model.model_fields.items():
@@ -162,10 +132,11 @@ def _annotation(key: str) -> Any:
     return annotation
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested sections; lists and empty sections are values."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + str(key), value
 
@@ -277,7 +248,7 @@ def _apply_override(tree: _Tree, text: str) -> None:
 def _validate(tree: _Tree, file: str) -> tuple[RunConfig | None, list[Problem]]:
     problems = [
         Problem(tree.where(key, file), key, f"must be a finite number, got {value}")
-        for key, value in _flatten(tree.values)
+        for key, value in flatten(tree.values)
         if isinstance(value, float) and not math.isfinite(value)
     ]
     try:

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, help="seed of data, training and sampling")
     _settings(quickstart)
     _name(quickstart)
+    _accepting(quickstart)
     quickstart.set_defaults(command=_quickstart)
 
     run = commands.add_parser("run", help="run the stages of a configuration in this process (what a Ray job executes)")
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--stage", action="append", default=[], choices=STAGES, help="only this stage; may be repeated")
     _settings(run)
     _name(run)
+    _accepting(run)
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="what a run has done so far")
@@ -138,6 +140,12 @@ def _name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the run (its folder below root)")
 
 
+def _accepting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="an unfinished stage grpo goes on with the settings of now"
+    )
+
+
 def _overrides(options: argparse.Namespace) -> list[str]:
     named = [f"name={options.name}"] if options.name else []
     return [*options.overrides, *named]
@@ -147,13 +155,13 @@ def _quickstart(options: argparse.Namespace) -> int:
     from launch.quickstart import quickstart
 
     overrides = _overrides(options) + ([f"seed={options.seed}"] if options.seed is not None else [])
-    return quickstart("smoke" if options.smoke else "tiny", overrides, Progress())
+    return quickstart("smoke" if options.smoke else "tiny", overrides, Progress(), options.accept_changes)
 
 
 def _run(options: argparse.Namespace) -> int:
     from launch.run import run
 
-    run(load_config(options.config, _overrides(options)), options.stage, Progress())
+    run(load_config(options.config, _overrides(options)), options.stage, Progress(), options.accept_changes)
     return 0
 
 

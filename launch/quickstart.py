@@ -17,19 +17,22 @@ from launch.run_folder import CONFIG, RunFolder
 from launch.summary import results_table
 
 
-def quickstart(preset: Literal["tiny", "smoke"], overrides: Sequence[str], say: Progress) -> int:
+def quickstart(
+    preset: Literal["tiny", "smoke"], overrides: Sequence[str], say: Progress, accept_changes: bool = False
+) -> int:
     """Submits `run configs/PRESET.yaml` and follows it. Returns the job's exit code; a finished run is only reported.
 
     Raises ConfigError, PreflightError, RunFolderError before any cluster is started, ClusterError when none comes up.
     """
     name = f"configs/{preset}.yaml"
     config = load_config(PROJECT / name, overrides)
-    if finished(config, say):
+    if finished(config, say, accept_changes):
         print(results_table(RunFolder.existing(run_path(config)).summary()), flush=True)
         return 0
     if not os.environ.get("RAY_ADDRESS"):
         check(with_absolute_paths(config), local_capacity(), run_path(config))
-    code = submit_and_follow(["run", name, *(part for text in overrides for part in ("--set", text))], say)
+    accepts = ["--accept-changes"] if accept_changes else []
+    code = submit_and_follow(["run", name, *(part for text in overrides for part in ("--set", text)), *accepts], say)
     if code == 0:
         say(f"all of it took {say.seconds() / 60:.1f} minutes; {_where_the_report_lies(run_path(config))}")
     return code

@@ -28,18 +28,21 @@ MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json", *PROCESSOR_FILE
 DATA_FILES = ("*.jsonl", "manifest.json")
 
 
-def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None = None) -> RunFolder:
+def run(
+    config: RunConfig, only: Sequence[StageName] = (), say: Progress | None = None, accept_changes: bool = False
+) -> RunFolder:
     """Runs the stages of `config` (or of `only`) that are not finished. `config` keeps paths as the user wrote them.
+    `accept_changes`: an unfinished stage 3 goes on with new settings (`RunFolder.open`).
 
     Raises RunFolderError, PreflightError before anything starts; failures of a stage pass through.
     """
     say = say or Progress()
     path = run_path(config)
-    if finished(config, say):
+    if finished(config, say, accept_changes):
         return RunFolder.existing(path)
-    folder = _begun(config)
+    folder = _begun(config, accept_changes)
     if folder is None or not folder.measured:
-        folder = _measure(config, only, say)
+        folder = _measure(config, only, say, accept_changes)
     report = rooms.write_report(path, config.evaluation.pictures)
     say(f"results of {config.name} ({folder.summary_path}):")
     print(results_table(folder.summary()), flush=True)
@@ -47,22 +50,22 @@ def run(config: RunConfig, only: Sequence[StageName] = (), say: Progress | None 
     return folder
 
 
-def finished(config: RunConfig, say: Progress) -> bool:
+def finished(config: RunConfig, say: Progress, accept_changes: bool = False) -> bool:
     """Whether nothing is left to do, which it then says. Raises RunFolderError on a folder of other settings."""
-    folder = _begun(config)
+    folder = _begun(config, accept_changes)
     if folder is None or not folder.finished:
         return False
     say(f"{folder.path} is finished: nothing to do (summary.json, report/index.html). For another run give --name.")
     return True
 
 
-def _begun(config: RunConfig) -> RunFolder | None:
+def _begun(config: RunConfig, accept_changes: bool) -> RunFolder | None:
     """The folder of the run when it was started before. Raises RunFolderError on a folder of other settings."""
     path = run_path(config)
-    return RunFolder.open(config, path) if (path / CONFIG).exists() else None
+    return RunFolder.open(config, path, accept_changes) if (path / CONFIG).exists() else None
 
 
-def _measure(config: RunConfig, only: Sequence[StageName], say: Progress) -> RunFolder:
+def _measure(config: RunConfig, only: Sequence[StageName], say: Progress, accept_changes: bool) -> RunFolder:
     """Everything up to the summary."""
     path, resolved, given = run_path(config), with_absolute_paths(config), _address() is not None
     if not given:
@@ -72,19 +75,23 @@ def _measure(config: RunConfig, only: Sequence[StageName], say: Progress) -> Run
             check(resolved, capacity, path)
         for remark in (*remarks(config), *room_remarks(config, capacity)):
             say(f"note: {remark}")
-        folder = RunFolder.open(config, path)
+        folder = RunFolder.open(config, path, accept_changes)
         with folder.locked():
+            for change in folder.accepted:
+                say(f"accepted, from here on: {change}")
             folder.write_settings()
             evaluators = rooms.evaluators(resolved, path, say)
             try:
-                _climb(folder, resolved, tuple(only) or config.stages, evaluators, say)
+                _climb(folder, resolved, tuple(only) or config.stages, evaluators, say, accept_changes)
             finally:
                 evaluators.close()
             write_summary(folder, local_hardware() | {"ray_cpus": capacity.cpus, "ray_gpus": capacity.gpus})
     return folder
 
 
-def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], evaluators, say: Progress) -> None:
+def _climb(
+    folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], evaluators, say: Progress, accept_changes: bool
+) -> None:
     """Walks the stages of the configuration in order; `config` has absolute paths."""
     data = _data(folder, config, evaluators, say)
     check_rows(config, data, folder.path)
@@ -99,7 +106,7 @@ def _climb(folder: RunFolder, config: RunConfig, wanted: Sequence[StageName], ev
         elif stage in wanted:
             say(f"{title}: begins from {base}")
             folder.forget(config.stages[number - 1 :])  # a summary must not show what came from another model or data
-            _stage(folder, config, stage, base, data, inputs, evaluators, say)
+            _stage(folder, config, stage, base, data, inputs, evaluators, say, accept_changes)
             say(f"{title}: done")
         elif any(later in wanted for later in config.stages[number:]):
             raise RunFolderError(
@@ -130,16 +137,16 @@ def _data(folder: RunFolder, config: RunConfig, evaluators, say: Progress) -> Pa
 
 def _stage(
     folder: RunFolder, config: RunConfig, stage: StageName, base: Path, data: Path, inputs: dict[str, str], evaluators,
-    say: Progress,
+    say: Progress, accept_changes: bool,
 ) -> None:
     seconds: dict[str, float] = {}
     here, later = folder.stage(stage), config.stages[config.stages.index(stage) + 1 :][:1]
     with _timed(seconds, "evaluate_before"):
         wanted = [rooms.EvaluationRequest(stage, here, "before")]
-        if not folder.evaluated(stage, "before", inputs):
+        if not folder.evaluated(stage, "before", inputs, rooms.scoring(config)):
             rooms.evaluate(config, evaluators, base, data, wanted, inputs, say)
     with _timed(seconds, "train"):
-        model = rooms.train(config, stage, base, data, here, say)
+        model = rooms.train(config, stage, base, data, here, say, accept_changes)
     result = {"model": fingerprint(model, MODEL_FILES), "data": inputs["data"]}
     with _timed(seconds, "evaluate_after"):
         wanted = [rooms.EvaluationRequest(stage, here, "after")]

@@ -1,9 +1,9 @@
 """The folder of one run: its only state (DESIGN §5.9, §10).
 
 What holds: every file appears whole or not at all; a stage counts as finished only when its manifest is there, its
-inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations, nor its
-summary the stages of two models; a report that is there shows all stages that have finished; one process at a time writes
-into it.
+inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations, but for
+what an unfinished stage 3 was told to go on with (`configs.changes`), nor its summary the stages of two models; a report
+that is there shows all stages that have finished; one process at a time writes into it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from configs.load import config_diff, config_hash, effective_yaml, load_config
+from configs.changes import Change, changes, config_hash, deciding, listed, of_stage_3
+from configs.load import effective_yaml, load_config
 from configs.schema import RunConfig, StageName
 
 CONFIG, SUMMARY, MANIFEST, METRICS = "config.yaml", "summary.json", "manifest.json", "metrics.jsonl"
@@ -47,38 +48,60 @@ class Manifest:
 
 
 class RunFolder:
-    """Paths and state of one run. Make it with `open`; it exists on disk from then on."""
+    """Paths and state of one run. Make it with `open`; it exists on disk from then on. `accepted`: the changes since its
+    config.yaml was written."""
 
-    def __init__(self, path: Path, config: RunConfig):
-        self.path, self.config = path, config
+    def __init__(self, path: Path, config: RunConfig, accepted: tuple[Change, ...] = ()):
+        self.path, self.config, self.accepted = path, config, accepted
 
     @classmethod
-    def open(cls, config: RunConfig, path: Path) -> RunFolder:
+    def open(cls, config: RunConfig, path: Path, accept_changes: bool = False) -> RunFolder:
         """Creates the folder with its config.yaml, or takes up an existing one made with the same settings, as it is.
 
-        Raises RunFolderError, with the differences, when the folder belongs to other settings.
+        `accept_changes`: settings of an unfinished stage 3 may be others, as far as it can go on with them. Raises
+        RunFolderError, with the differences, when the folder belongs to other settings.
         """
         written = path / CONFIG
+        accepted: tuple[Change, ...] = ()
         if written.exists():
-            differences = config_diff(load_config(written), config)
-            if differences:
+            before = cls(path, config)
+            accepted = before._changes()
+            obstacle = any(own.obstacle for own in accepted) or before.manifest_path("grpo").exists()
+            if accepted and (obstacle or not accept_changes):
                 raise RunFolderError(
-                    f"{path} belongs to a run with other settings:\n  "
-                    + "\n  ".join(differences)
-                    + "\nGive this run another name (--name), put the old settings back, or remove the folder."
+                    f"{path} belongs to a run with other settings:\n{listed(accepted)}\nGive this run another name "
+                    f"(--name), put the old settings back, or remove the folder.{before._way(accepted)}"
                 )
         elif path.exists() and any(path.iterdir()):
             raise RunFolderError(
                 f"{path} exists, is not empty and holds no {CONFIG}: not a run folder. Choose another --name."
             )
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, config)
+        folder = cls(path, config, accepted)
         if not written.exists():
             folder.write_settings()
         return folder
 
+    def _changes(self) -> tuple[Change, ...]:
+        """Since config.yaml was written. What a checkpoint of stage 3 stands against may change while there is none."""
+        found = changes(deciding(load_config(self.path / CONFIG)), deciding(self.config))
+        if (self.path / "grpo" / "checkpoints").is_dir():
+            return found
+        return tuple(replace(own, obstacle=None) if of_stage_3(own.key) else own for own in found)
+
+    def _way(self, differences: Sequence[Change]) -> str:
+        """What --accept-changes could do about them."""
+        if any(own.obstacle for own in differences):
+            acceptable = [own.key for own in differences if not own.obstacle]
+            return f" --accept-changes would do for {', '.join(acceptable)} alone." if acceptable else ""
+        if self.manifest_path("grpo").exists():
+            grpo = self.path / "grpo"
+            return f" Stage grpo has finished with the old ones: to train it again, remove {grpo} and give --accept-changes."
+        return " Or go on with the new ones from where stage grpo is now: --accept-changes."
+
     def write_settings(self) -> None:
-        """config.yaml as this start has it: settings that decide no result may be new. Call it `locked`."""
+        """config.yaml as this start has it: settings that decide no result may be new, and what was accepted. Call it
+        `locked`."""
         if not (self.path / CONFIG).exists() or (self.path / CONFIG).read_text(encoding="utf-8") != effective_yaml(self.config):
             write_text(self.path / CONFIG, effective_yaml(self.config))
 
@@ -159,7 +182,7 @@ class RunFolder:
         hashes = {}
         for output in outputs:
             hashes |= {os.path.relpath(path, self.path): digest for path, digest in file_hashes(output).items()}
-        manifest = Manifest(stage, config_hash(self.config), dict(inputs), hashes, dict(metrics), dict(seconds))
+        manifest = Manifest(stage, config_hash(self.config, stage), dict(inputs), hashes, dict(metrics), dict(seconds))
         for stale in (self.report, self.summary_path):
             stale.unlink(missing_ok=True)
         write_json(self.manifest_path(stage), asdict(manifest))
@@ -175,19 +198,20 @@ class RunFolder:
         manifest = self.manifest(stage)
         if (
             manifest is None
-            or manifest.config_hash != config_hash(self.config)
+            or manifest.config_hash != config_hash(self.config, stage)
             or manifest.inputs != dict(expected_inputs)
         ):
             return None
         return manifest if all((self.path / output).exists() for output in manifest.outputs) else None
 
-    def evaluated(self, stage: str, when: str, provenance: Mapping[str, str]) -> bool:
-        """Whether the stage's evaluation `before` or `after` is on disk for this model and data."""
+    def evaluated(self, stage: str, when: str, provenance: Mapping[str, str], scoring: Mapping[str, Any]) -> bool:
+        """Whether the stage's evaluation `before` or `after` is on disk for this model and data, scored so."""
         try:
             report = json.loads((self.path / stage / f"eval_{when}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return False
-        return report.get("identity", {}).get("provenance") == dict(provenance)
+        identity = report.get("identity", {})
+        return identity.get("provenance") == dict(provenance) and identity.get("scoring") == dict(scoring)
 
     def summary(self) -> dict[str, Any]:
         """The summary as last written; RunFolderError when there is none that can be read."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,12 +47,17 @@ def build_data(config: RunConfig, folder: Path, say: Say) -> None:
     build(config.data, folder, config.seed, lambda size: processed_size(processor, size), say)
 
 
-def train(config: RunConfig, stage: StageName, base: Path, data: Path, folder: Path, say: Say) -> Path:
-    """Runs one stage from the model in `base`, resumes from checkpoints in `folder`; returns the model folder."""
+def train(
+    config: RunConfig, stage: StageName, base: Path, data: Path, folder: Path, say: Say, accept_changes: bool
+) -> Path:
+    """Runs one stage from the model in `base`, resumes from checkpoints in `folder`; returns the model folder.
+    `accept_changes`: an unfinished stage 3 goes on with other settings."""
     if stage == "grpo":
         from actors.trainer import run_grpo
 
-        return run_grpo(config, model_folder=base, data_folder=data, stage_folder=folder, progress=say)
+        return run_grpo(
+            config, model_folder=base, data_folder=data, stage_folder=folder, progress=say, accept_changes=accept_changes
+        )
     from sft.stage import run_sft
 
     return run_sft(
@@ -97,6 +102,13 @@ def evaluate(config: RunConfig, evaluators: Evaluators, model: Path, data: Path,
 
     with evaluators.serving(model) as workers:
         asyncio.run(ask_all(workers))
+
+
+def scoring(config: RunConfig) -> Mapping[str, Any]:
+    """What an evaluation notes of how its answers are scored: plain JSON data."""
+    from actors.reward import reward_settings
+
+    return asdict(reward_settings(config.reward))
 
 
 def evaluators(config: RunConfig, run_folder: Path, say: Say) -> Evaluators:

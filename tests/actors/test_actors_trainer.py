@@ -17,11 +17,11 @@ from PIL import Image
 
 from actors.checkpoints import stamps
 from actors.ray_port import canary_gap, largest_gap
-from actors.record import CheckpointMismatch, Progress, StageRecord
+from actors.record import Accepted, CheckpointMismatch, Progress, StageRecord, Work
 from actors.sampling import FailedShare, GrpoFailed, Sampled
 from actors.step_batch import StepBatch
 from actors.step_metrics import FleetFigures, gap_alarm, step_metrics
-from actors.trainer import train_policy
+from actors.trainer import resumed, train_policy, work_of
 from actors.types import Completion, Generation, Group, PromptTask, RolloutRequest, Sync
 from configs.schema import (
     FailureConfig,
@@ -74,6 +74,11 @@ def high(text, example):
 """
 
 
+#: What a stage is to do: of its settings one that may change, and one that may not.
+MINE = Work("mine", {"seed": 0, "grpo.steps": 4}, {})
+MORE = replace(MINE, settings={"seed": 0, "grpo.steps": 6})
+
+
 def group(*scores: Score) -> Group:
     completions = tuple(Completion((index, 2), (-1.0, -0.5), "text", "stop") for index in range(len(scores)))
     return Group(Prompt(row(0), "think", ()), Generation("r", (7, 8), completions, 0, "w0", 0.1), scores)
@@ -100,7 +105,7 @@ def test_the_run_stops_at_the_first_group_that_makes_it_too_many() -> None:
 
 
 def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine", {})
+    record = StageRecord(tmp_path, MINE)
     assert record.resume().step == 0
     for step in range(3):
         record.append({"step": step, "kl": float("nan")}, [group(ok(1.0), ok(0.0))], [(0.9, None)], [[1.0, -1.0]])
@@ -110,7 +115,7 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
             record.commit(Progress(step + 1, step + 1, {"next": 8 * (step + 1), "steps": {}}), {})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "to')
-    position = StageRecord(tmp_path, "mine", {}).resume()
+    position = StageRecord(tmp_path, MINE).resume()
     half = ("checkpoint step-3 is not whole: it was not finished",)
     assert position == Progress(2, 2, {"next": 16, "steps": {}}, tmp_path / "checkpoints" / "step-2", half)
     assert (tmp_path / "ledger.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'
@@ -118,12 +123,12 @@ def test_a_record_resumes_at_the_commit_and_refuses_other_work(tmp_path: Path) -
     traces = [json.loads(line) for line in (tmp_path / "traces" / "groups.jsonl").read_text().splitlines()]
     assert [trace["step"] for trace in traces] == [0, 1] and traces[0]["completions"][1]["advantage"] == -1.0
     assert [own["reward"] for own in traces[0]["completions"]] == [0.9, None]  # shaped, beside the total
-    with pytest.raises(CheckpointMismatch, match="remove that folder"):
-        StageRecord(tmp_path, "other", {}).resume()
+    with pytest.raises(CheckpointMismatch, match="other rows or another model; remove that folder"):
+        StageRecord(tmp_path, replace(MINE, fingerprint="other")).resume()
 
 
 def test_a_resume_sets_a_broken_checkpoint_aside_and_without_a_whole_one_changes_nothing(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine", {})
+    record = StageRecord(tmp_path, MINE)
     record.resume()
     for step in (1, 2):
         record.append({"step": step - 1}, [], [], [])
@@ -131,17 +136,17 @@ def test_a_resume_sets_a_broken_checkpoint_aside_and_without_a_whole_one_changes
         (folder / "weights").write_bytes(b"w" * step)
         record.commit(Progress(step, step, {"next": step, "steps": {}}), stamps(folder))
     (tmp_path / "checkpoints" / "step-2" / "weights").write_bytes(b"x")
-    assert StageRecord(tmp_path, "mine", {}).resume().step == 1
+    assert StageRecord(tmp_path, MINE).resume().step == 1
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["broken-step-2", "step-1"]
     (tmp_path / "checkpoints" / "step-1" / "weights").unlink()
     before = (tmp_path / "metrics.jsonl").read_text()
     with pytest.raises(CheckpointMismatch, match="no checkpoint in .* is whole: .*step-1 is not whole: weights is missing"):
-        StageRecord(tmp_path, "mine", {}).resume()
+        StageRecord(tmp_path, MINE).resume()
     assert (tmp_path / "metrics.jsonl").read_text() == before == '{"step": 0}\n'
 
 
 def test_half_a_surrogate_pair_in_a_row_is_written_and_read(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine", {})
+    record = StageRecord(tmp_path, MINE)
     record.resume()
     odd = group(ok(1.0))
     example = replace(odd.prompt.example, metadata={"note": "\ud83d"})
@@ -151,25 +156,115 @@ def test_half_a_surrogate_pair_in_a_row_is_written_and_read(tmp_path: Path) -> N
 
 
 def test_a_changed_reward_is_noticed_and_may_be_accepted(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine", {"brevity": "old", "distance": "same"})
+    before = replace(MINE, rewards={"brevity": "old", "distance": "same"})
+    record = StageRecord(tmp_path, before)
     record.resume()
     record.begin_checkpoint(1)
     record.commit(Progress(1, 1), {})
-    changed = StageRecord(tmp_path, "mine", {"brevity": "new", "distance": "same"})
+    after = replace(MINE, rewards={"brevity": "new", "distance": "same"})
     with pytest.raises(CheckpointMismatch, match="reward brevity has changed since step 1.*accept_changed=true"):
-        changed.resume()
-    assert changed.resume(accept_changed_rewards=True).step == 1
+        StageRecord(tmp_path, after, Accepted(settings=True)).resume()
+    changed = StageRecord(tmp_path, after, Accepted(rewards=True))
+    assert changed.resume().step == 1
     assert changed.changed_rewards() == ["brevity"] and record.changed_rewards() == []
     assert record.resume().step == 1
     changed.finish()
     assert json.loads((tmp_path / "trained.json").read_text())["history"] == [
-        {"step": 0, "rewards": {"brevity": "old", "distance": "same"}},
-        {"step": 1, "rewards": {"brevity": "new", "distance": "same"}},
+        {"step": 0, "rewards": {"brevity": "old", "distance": "same"}, "changed": []},
+        {"step": 1, "rewards": {"brevity": "new", "distance": "same"}, "changed": []},
     ]
 
 
+def committed(folder: Path, work: Work, *steps: int) -> StageRecord:
+    """A record with checkpoints after so many steps."""
+    record = StageRecord(folder, work)
+    record.resume()
+    for step in steps:
+        record.append({"step": step - 1}, [], [], [])
+        record.begin_checkpoint(step)
+        record.commit(Progress(step, step), {})
+    return record
+
+
+def test_changed_settings_are_refused_with_their_differences_and_may_be_accepted(tmp_path: Path) -> None:
+    committed(tmp_path, MINE, 1, 2)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointMismatch, match="2 steps of other settings:\n  grpo.steps: 4 -> 6\ngo on .*--accept-ch"):
+        StageRecord(tmp_path, MORE).resume()
+    both = replace(MINE, settings={"seed": 1, "grpo.steps": 6})
+    with pytest.raises(CheckpointMismatch, match="seed: 0 -> 1  .cannot be accepted: .*\n  grpo.steps: 4 -> 6\nput the old"):
+        StageRecord(tmp_path, both, Accepted(settings=True)).resume()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+    record = StageRecord(tmp_path, MORE, Accepted(settings=True))
+    assert [record.resume().step for _ in range(2)] == [2, 2]  # the second time after a learner's death
+    assert [str(change) for change in record.changes] == ["grpo.steps: 4 -> 6"]
+    record.begin_checkpoint(3)
+    record.commit(Progress(3, 3), {})
+    later = StageRecord(tmp_path, MORE)  # its own settings now: nothing is left to be accepted
+    assert later.resume().step == 3 and later.changes == ()
+    later.finish()
+    assert json.loads((tmp_path / "trained.json").read_text())["history"] == [
+        {"step": 0, "rewards": {}, "changed": []}, {"step": 2, "rewards": {}, "changed": ["grpo.steps: 4 -> 6"]}
+    ]
+
+
+def test_a_trained_model_is_neither_taken_for_that_of_other_settings_nor_replaced(tmp_path: Path) -> None:
+    record = committed(tmp_path, MINE, 1)
+    (tmp_path / "hf").mkdir()
+    record.finish()
+    assert StageRecord(tmp_path, MINE).finished
+    other = StageRecord(tmp_path, MORE, Accepted(settings=True))
+    assert not other.finished
+    with pytest.raises(CheckpointMismatch, match="with other settings:\n  grpo.steps: 4 -> 6\n.*remove that folder"):
+        other.resume()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n'
+    of_another_model = StageRecord(tmp_path, replace(MORE, fingerprint="other"))  # the stage before was done again
+    assert not of_another_model.finished and of_another_model.resume().step == 0
+
+
+def test_what_an_earlier_version_wrote_is_refused(tmp_path: Path) -> None:
+    record = committed(tmp_path, MINE, 1)
+    state = {"step": 1, "version": 1, "ledger": None, "fingerprint": "mine", "rewards": {}, "history": []}
+    path = tmp_path / "checkpoints" / "step-1" / "state.json"
+    path.write_text(json.dumps({"state": state, "files": {}}))
+    for accepted in (Accepted(), Accepted(settings=True)):
+        with pytest.raises(CheckpointMismatch, match="checkpoints was written by an earlier version of this .*remove"):
+            StageRecord(tmp_path, MINE, accepted).resume()
+    record.finish()
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "trained.json").write_text('{"fingerprint": "mine", "rewards": {}, "history": []}')
+    assert not StageRecord(tmp_path, MINE).finished
+    with pytest.raises(CheckpointMismatch, match="a model that was trained with settings that an earlier version"):
+        StageRecord(tmp_path, MINE).resume()
+
+
+def test_a_stage_may_end_where_it_is_but_not_before(tmp_path: Path) -> None:
+    committed(tmp_path, MINE, 2)
+    said: list[str] = []
+    fewer = [replace(MINE, settings={"seed": 0, "grpo.steps": steps}) for steps in (1, 2)]
+    with pytest.raises(CheckpointMismatch, match="step-2 has 2 steps, the stage would have 1 now: set grpo.steps to 2"):
+        resumed(StageRecord(tmp_path, fewer[0], Accepted(settings=True)), 1, said.append)
+    assert resumed(StageRecord(tmp_path, fewer[1], Accepted(settings=True)), 2, said.append).step == 2
+    assert said == ["grpo: from step 3 on with grpo.steps: 4 -> 2"]
+
+
+def test_the_work_is_all_that_stage_3_reads_and_rewards_are_named_not_placed(tmp_path: Path) -> None:
+    works = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(HIGH)
+        reward = RewardConfig(custom=(f"{tmp_path / name / 'mine.py'}:high",), actors=len(works) + 1)
+        works.append(work_of(RunConfig(seed=3, reward=reward), [row(0)], tmp_path))
+    assert works[0] == works[1]
+    settings = works[0].settings
+    assert settings["reward.custom"] == [{"component": "high", "weight": 1.0, "params": {}, "batched": False}]
+    assert {"seed", "model.dtype", "data.preset", "grpo.steps", "learner.threads", "learner.ranks"} <= set(settings)
+    assert not {"name", "model.path", "data.path", "sft1.epochs", "evaluation.rows", "reward.actors"} & set(settings)
+
+
 def test_the_groups_of_a_step_at_which_a_run_stops_are_there_to_be_read(tmp_path: Path) -> None:
-    record = StageRecord(tmp_path, "mine", {})
+    record = StageRecord(tmp_path, MINE)
     record.resume()
     own = group(ok(1.0), Score("error", detail="row 7: KeyError"))
     path = record.write_failed(4, [(PromptTask(own.prompt, None, None), own)])
@@ -280,6 +375,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
     )
     mortal = {"rollout": config.rollout.model_copy(update={"workers": WorkerRange(max=1)}), "failures": FailureConfig(workers=0)}
     alone = config.model_copy(update=mortal)
+    faster = config.learner.model_copy(update={"optimizer": config.learner.optimizer.model_copy(update={"lr": 2e-3})})
+    config = config.model_copy(update={"learner": faster})
     base, folder = digit_writer(tmp_path / "model", rows), tmp_path / "grpo"
 
     def records() -> list[dict]:
@@ -294,7 +391,10 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         interrupted = records()
         assert [record["step"] for record in interrupted] == [0, 1, 2] and first.left() == set()
         second = Reader(kill=False)
-        model = train_policy(config, rows, base, folder, second)  # with another fleet: the same work
+        with pytest.raises(CheckpointMismatch, match="2 steps of other settings:\n  learner.optimizer.lr: 0.001 -> 0.002\n"):
+            train_policy(config, rows, base, folder, second)
+        model = train_policy(config, rows, base, folder, second, accept_changes=True)  # with another fleet, too
+        assert "grpo: from step 3 on with learner.optimizer.lr: 0.001 -> 0.002" in second.lines
         # Two engines, their workers, the learner, the reward's child: some may be idle processes that Ray re-used.
         assert second.left() == set() and len(second.pids) >= 4
         rooms = sorted((room["name"], room["state"]) for room in placement_group_table().values())
@@ -305,7 +405,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
 
     done = records()
     assert [record["step"] for record in done] == [0, 1, 2, 3]
-    # Step 2 was done again, from the checkpoint.
+    # Step 2 was done again, from the checkpoint; the new rate counts from its update on.
+    assert [record["lr"] for record in done] == [1e-3, 1e-3, 2e-3, 2e-3]
     for name in ("reward", "loss", "kl", "grad_norm", "completion_tokens", "version"):
         assert done[2][name] == pytest.approx(interrupted[2][name], rel=1e-4), name
     for record in done:

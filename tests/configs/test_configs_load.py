@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError, config_diff, config_hash, effective_yaml, load_config, nearest_key, valid_keys
+from configs.load import ConfigError, effective_yaml, load_config, nearest_key, valid_keys
 from configs.schema import RunConfig
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -210,15 +210,6 @@ def test_a_wrong_number_of_workers(tmp_path, written, key, reason, nearest):
     (found,) = problems(write(tmp_path, f"seed: 1\nrollout:\n  workers: {written}\n"))
     assert (found.where, found.key, found.nearest) == (f"{tmp_path / 'c.yaml'}:3", key, nearest)
     assert found.reason.startswith(reason)
-
-
-def test_diff_and_hash_see_every_setting_that_decides_results():
-    one = RunConfig()
-    two = one.model_copy(update={"seed": 3, "grpo": one.grpo.model_copy(update={"steps": 4})})
-    assert config_diff(one, two) == ["seed: 0 -> 3", "grpo.steps: None -> 4"]
-    assert config_hash(one) != config_hash(two)
-    moved = RunConfig.model_validate({"root": "elsewhere", "deadlines": {"learner": 9}, "rollout": {"workers": {"max": 3}}})
-    assert config_diff(one, moved) == [] and config_hash(one) == config_hash(moved)
 
 
 def test_a_buffer_longer_than_a_completion_is_refused():

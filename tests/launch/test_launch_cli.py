@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import effective_yaml
+from configs.schema import RunConfig
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -58,6 +61,20 @@ def test_refusals_exit_2_with_one_message_and_no_files(tmp_path, arguments, part
         assert part in result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
     assert os.listdir(tmp_path) == ["c.yaml"]
+
+
+def test_changed_settings_are_refused_with_the_way_to_accept_them_where_there_is_one(tmp_path):
+    written = effective_yaml(RunConfig(name="c"))
+    (tmp_path / "runs" / "c").mkdir(parents=True)
+    (tmp_path / "runs" / "c" / "config.yaml").write_text(written)
+    (tmp_path / "c.yaml").write_text("name: c\n")
+    result = ladder(tmp_path, "run", "c.yaml", "--set", "learner.optimizer.lr=1e-5", "--set", "grpo.staleness=1")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "  learner.optimizer.lr: 1e-06 -> 1e-05\n" in result.stderr and "  grpo.staleness: 0 -> 1\n" in result.stderr
+    assert "from where stage grpo is now: --accept-changes" in result.stderr
+    result = ladder(tmp_path, "run", "c.yaml", "--set", "grpo.staleness=1", "--set", "evaluation.rows=9", "--accept-changes")
+    assert result.returncode == 2 and "--accept-changes would do for grpo.staleness alone" in result.stderr
+    assert (tmp_path / "runs" / "c" / "config.yaml").read_text() == written
 
 
 def test_help_names_the_commands(tmp_path):

@@ -48,3 +48,10 @@ def test_a_run_that_lies_here(elsewhere, monkeypatch, capsys):
     monkeypatch.setattr(module, "submit_and_follow", job)
     assert quickstart("smoke", ["name=near"], Progress()) == 0
     assert "runs/near/report/index.html" in capsys.readouterr().out
+
+
+def test_accepted_changes_are_the_jobs_too(elsewhere, monkeypatch):
+    submitted = []
+    monkeypatch.setattr(module, "submit_and_follow", lambda arguments, say: submitted.append(arguments) or 1)
+    assert quickstart("smoke", ["name=far"], Progress(), accept_changes=True) == 1
+    assert submitted == [["run", "configs/smoke.yaml", "--set", "name=far", "--accept-changes"]]

@@ -43,8 +43,8 @@ class Rooms:
         manifest = {"counts": {split: {"rows": counts} for split in ("train", "heldout")}}
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
-    def train(self, config, stage, base, data, folder, say):
-        self.calls.append(f"train {stage}")
+    def train(self, config, stage, base, data, folder, say, accept_changes):
+        self.calls.append(f"train {stage}" + (" with changes" if accept_changes else ""))
         if self.fail_in == stage:
             raise RuntimeError("lost power")
         model = folder / "hf"
@@ -57,7 +57,8 @@ class Rooms:
         for request in requests:
             self.calls.append(f"evaluate {weights} for {request.stage} {request.when}")
             (request.folder / f"eval_{request.when}.jsonl").write_text("{}\n")
-            report = {"identity": {"provenance": dict(provenance)}, "value": float(len(weights.split()))}
+            identity = {"provenance": dict(provenance), "scoring": stages.scoring(config)}
+            report = {"identity": identity, "value": float(len(weights.split()))}
             (request.folder / f"eval_{request.when}.json").write_text(json.dumps(report))
 
     def stage_metrics(self, folder, seed):
@@ -222,6 +223,40 @@ def test_changed_settings_are_refused(rooms, config):
     run(config)
     with pytest.raises(RunFolderError, match="seed: 0 -> 9"):
         run(config.model_copy(update={"seed": 9}))
+
+
+def broken_in_stage_3(rooms, config):
+    """The configuration of a run that lost power in its second stage, grpo."""
+    grpo = config.grpo.model_copy(update={"prompts_per_step": 1})
+    ladder = config.model_copy(update={"stages": ("sft1", "grpo"), "grpo": grpo})
+    rooms.fail_in = "grpo"
+    with pytest.raises(RuntimeError, match="lost power"):
+        run(ladder)
+    rooms.fail_in, rooms.calls = None, []
+    return ladder
+
+
+def test_an_unfinished_stage_3_goes_on_with_accepted_settings_and_finished_stages_are_skipped(rooms, config, capsys):
+    ladder = broken_in_stage_3(rooms, config)
+    faster = ladder.model_copy(update={"grpo": ladder.grpo.model_copy(update={"staleness": 2})})
+    with pytest.raises(RunFolderError, match="grpo.staleness: 0 -> 2"):
+        run(faster)
+    assert rooms.calls == []
+    run(faster, accept_changes=True)
+    assert rooms.calls == ["connect", "train grpo with changes", "evaluate base sft1 grpo for grpo after", "report"]
+    assert "accepted, from here on: grpo.staleness: 0 -> 2" in capsys.readouterr().out
+    assert load_config(Path("runs/n/config.yaml")).grpo.staleness == 2
+    rooms.calls.clear()
+    run(faster)  # its own settings now
+    with pytest.raises(RunFolderError, match="Stage grpo has finished with the old ones"):
+        run(ladder, accept_changes=True)
+    assert rooms.calls == []
+
+
+def test_with_another_scoring_the_model_before_stage_3_is_measured_again(rooms, config):
+    ladder = broken_in_stage_3(rooms, config)
+    run(ladder.model_copy(update={"reward": ladder.reward.model_copy(update={"format": 0.5})}), accept_changes=True)
+    assert rooms.calls[1:3] == ["evaluate base sft1 for grpo before", "train grpo with changes"]
 
 
 def test_settings_are_written_only_by_a_start_that_does_something(rooms, config, monkeypatch):

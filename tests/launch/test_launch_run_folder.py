@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from configs.load import config_hash, load_config
+from configs.changes import config_hash
+from configs.load import load_config
 from configs.schema import RunConfig, WorkerRange
 from launch.run_folder import RunFolder, RunFolderError, fingerprint, write_json, write_text
 
@@ -36,6 +37,63 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert (tmp_path / "r" / "config.yaml").read_bytes() == before
 
 
+LADDER = RunConfig(name="r")
+STEPS = LADDER.model_copy(update={"grpo": LADDER.grpo.model_copy(update={"steps": 9})})
+RANKS = LADDER.model_copy(update={"learner": LADDER.learner.model_copy(update={"ranks": 2})})
+
+
+def test_an_unfinished_stage_3_may_go_on_with_other_settings_if_told(tmp_path):
+    RunFolder.open(LADDER, tmp_path / "r")
+    written = tmp_path / "r" / "config.yaml"
+    with pytest.raises(RunFolderError, match=r"\n  grpo.steps: None -> 9\nGive .*\. Or go on .*: --accept-changes\.$"):
+        RunFolder.open(STEPS, tmp_path / "r")
+    folder = RunFolder.open(STEPS, tmp_path / "r", accept_changes=True)
+    assert [str(own) for own in folder.accepted] == ["grpo.steps: None -> 9"]
+    assert load_config(written) == LADDER  # until a start does something
+    folder.write_settings()
+    assert load_config(written) == STEPS and RunFolder.open(STEPS, tmp_path / "r").accepted == ()
+
+
+def test_what_finished_stages_were_made_with_is_never_accepted_and_what_could_be_is_named(tmp_path):
+    RunFolder.open(LADDER, tmp_path / "r")
+    both = STEPS.model_copy(update={"seed": 5})
+    for accept in (False, True):
+        with pytest.raises(RunFolderError) as refused:
+            RunFolder.open(both, tmp_path / "r", accept)
+        assert "  seed: 0 -> 5  (cannot be accepted: not stage 3 alone is made with it)\n  grpo.st" in str(refused.value)
+        assert str(refused.value).endswith("remove the folder. --accept-changes would do for grpo.steps alone.")
+
+
+def test_what_a_checkpoint_stands_against_is_accepted_only_without_one(tmp_path):
+    RunFolder.open(LADDER, tmp_path / "r")
+    assert [own.key for own in RunFolder.open(RANKS, tmp_path / "r", True).accepted] == ["learner.ranks"]
+    (tmp_path / "r" / "grpo" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match="learner.ranks: 1 -> 2  .cannot be accepted: a checkpoint is divided among"):
+        RunFolder.open(RANKS, tmp_path / "r", True)
+
+
+def test_a_finished_stage_3_is_not_trained_again_with_other_settings_and_finished_stages_stay_done(tmp_path):
+    folder = RunFolder.open(LADDER, tmp_path / "r")
+    finish(folder, "sft1", {"model": "a"})
+    accepted = RunFolder.open(STEPS, tmp_path / "r", True)
+    assert accepted.stage_done("sft1", {"model": "a"}) is not None
+    finish(folder, "grpo", {"model": "b"})
+    assert accepted.stage_done("grpo", {"model": "b"}) is None and folder.stage_done("grpo", {"model": "b"}) is not None
+    for accept in (False, True):
+        with pytest.raises(RunFolderError, match="has finished with the old ones: to train it again, remove .*/r/grpo and"):
+            RunFolder.open(STEPS, tmp_path / "r", accept)
+
+
+def test_an_evaluation_counts_for_its_model_data_and_scoring(tmp_path):
+    folder = RunFolder.open(LADDER, tmp_path / "r")
+    identity = {"provenance": {"model": "a"}, "scoring": {"format": 1.0}}
+    write_json(folder.stage("grpo") / "eval_before.json", {"identity": identity})
+    assert folder.evaluated("grpo", "before", {"model": "a"}, {"format": 1.0})
+    assert not folder.evaluated("grpo", "before", {"model": "b"}, {"format": 1.0})
+    assert not folder.evaluated("grpo", "before", {"model": "a"}, {"format": 0.5})
+    assert not folder.evaluated("grpo", "after", {"model": "a"}, {"format": 1.0})
+
+
 JUDGE = {"source": "judge", "params": {"base_url": "http://a/v1", "model": "m", "timeout_seconds": 30}}
 
 
@@ -51,7 +109,7 @@ def test_a_run_goes_on_with_another_server_of_the_same_judge(tmp_path, reward):
     before, after = (RunConfig.model_validate(settings | {"reward": own}) for own in ({"custom": [JUDGE]}, reward))
     folder = RunFolder.open(before, tmp_path / "r")
     assert RunFolder.open(after, tmp_path / "r").path == folder.path
-    assert config_hash(before) == config_hash(after)
+    assert config_hash(before, "grpo") == config_hash(after, "grpo")
 
 
 def test_another_judge_is_another_run(tmp_path):
