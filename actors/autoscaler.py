@@ -13,7 +13,7 @@ What it looks at, over the last steps of a fleet that kept its size (`STEPS` bef
 What holds
     * It grows when the learner waits more than `WAITS` AND the workers are in use more than `SATURATED`: a learner that
       waits for one long prompt beside idle workers would wait for it in any fleet. It grows to the demand, at most to twice
-      the size, because the demand is an estimate, and never beyond the workers that the prompts in the air can fill.
+      the size, because the demand is an estimate, and never beyond a worker for each prompt in the air.
     * It shrinks when the others could do the work with no more than `SPARE` of their time, to the demand at that use. Where
       sampling and learning overlap, it does not shrink while the learner waits.
     * It does not swing: what it shrinks to is used `SPARE` at most, what it grows from more than `SATURATED`, and after a
@@ -67,20 +67,17 @@ class Decision:
 class Autoscaler:
     """Keeps a fleet between `least` and `most` workers; it starts with `target`.
 
-    `in_air`: prompts that may be asked for at a time, those of a step times staleness + 1. `places`: prompts a worker holds.
+    `in_air`: prompts that may be asked for at a time, those of a step times staleness + 1: a worker without one is useless.
     `overlap`: whether sampling goes on while the learner learns (staleness above 0).
     """
 
-    def __init__(self, least: int, most: int, target: int, in_air: int, places: int, overlap: bool) -> None:
+    def __init__(self, least: int, most: int, target: int, in_air: int, overlap: bool) -> None:
         if not 1 <= least <= most:
             raise ValueError(f"an autoscaler needs 1 <= least <= most, not {least} and {most}")
         self.target = target
         self._least, self._overlap = least, overlap
-        fillable = math.ceil(in_air / places)
-        self._most = max(least, min(most, fillable))
-        self._limit = f"max is {most}"
-        if fillable < most:
-            self._limit = f"{in_air} prompts in the air fill no more than {fillable}"
+        self._most = max(least, min(most, in_air))
+        self._limit = f"max is {most}" if most <= in_air else f"there are {in_air} prompts in the air"
         self._loads: deque[StepLoad] = deque(maxlen=CALM)
         self._serving: int | None = None  # at the end of the step before
 

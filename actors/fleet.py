@@ -53,6 +53,8 @@ LEAVING_ORDER = (State.JOINING, State.SUSPECT, State.STALE, State.SERVING)
 FAILURE, ANSWER, FATAL = 2, 1, 4
 #: Requests that a worker may refuse without an answer between: some cannot be answered by anybody.
 REFUSALS = 3
+#: Workers of one node that die within so many seconds count as one death: they die with it.
+NODE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class Change:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class _Death:
+    time: float
+    node: str | None
+    told: str
+
+
 @dataclass
 class Worker:
     """A member. `holds`: requests without an answer. `bringing`: the version on its way to it. `since`: of its state."""
@@ -104,6 +113,7 @@ class Worker:
     bringing: int | None = None
     holds: set[str] = field(default_factory=set)
     placed: bool = False
+    node: str | None = None
     failures: int = 0
     refusals: set[str] = field(default_factory=set)
     progress: object = None
@@ -125,7 +135,7 @@ class Fleet:
         self._clock, self._noted = clock, noted
         self._workers: dict[str, Worker] = {}
         self._made = 0
-        self._deaths: deque[tuple[float, str]] = deque()
+        self._deaths: deque[_Death] = deque()
         self._ending: list[Action] = []
         self._free: list[tuple[int, int, str]] = []  # heap of (requests held, age, name); some entries are out of date
         self._busy = 0.0
@@ -206,7 +216,9 @@ class Fleet:
         return actions
 
     def _is_behind(self, worker: Worker) -> bool:
-        waits = worker.state in (State.STALE, State.SUSPECT) and worker.bringing is None
+        # One that leaves takes a newer version only if it has lost its proof on the way: its answers wait for one.
+        unproved = worker.state is State.DRAINING and worker.version is None and bool(worker.holds)
+        waits = (worker.state in (State.STALE, State.SUSPECT) or unproved) and worker.bringing is None
         return waits and self.version is not None and not self._withdrawn and worker.version != self.version
 
     def _join(self) -> str:
@@ -234,10 +246,10 @@ class Fleet:
 
     # what has happened
 
-    def placed(self, name: str) -> None:
-        """The cluster has made room for it: its engine starts now."""
+    def placed(self, name: str, node: str | None = None) -> None:
+        """The cluster has made room for it, on that node: its engine starts now."""
         if (worker := self._workers.get(name)) is not None:
-            worker.placed, worker.changed = True, self._clock()
+            worker.placed, worker.node, worker.changed = True, node, self._clock()
 
     def started(self, name: str) -> None:
         """Its engine is up, with the weights of no version."""
@@ -256,6 +268,12 @@ class Fleet:
         if worker.state in (State.STALE, State.SUSPECT):
             self._enter(worker, State.SERVING)
         return worker.state is State.SERVING
+
+    def unproved(self, name: str) -> None:
+        """What it was brought is not the newest any more, and was not proved: it is to be brought that."""
+        if (worker := self._workers.get(name)) is not None:
+            worker.version, worker.bringing, worker.changed = None, None, self._clock()
+            self._settled = False
 
     def heard(self, name: str, progress: object) -> None:
         """What it says of its progress; any change of it is life."""
@@ -319,10 +337,10 @@ class Fleet:
         self._offer(worker)
         return {request}
 
-    def check(self) -> set[str]:
-        """Look at the clock; returns what silent workers held. FleetExhausted as in `failed`, and when the cluster has had no
+    def check(self) -> list[set[str]]:
+        """Look at the clock; returns what each of the silent workers held. FleetExhausted as in `failed`, and when the cluster has had no
         room for anybody."""
-        lost: set[str] = set()
+        lost: list[set[str]] = []
         unplaced = [worker for worker in self.workers if worker.state is State.JOINING and not worker.placed]
         waited = min((self._clock() - worker.since for worker in unplaced), default=0.0)
         if len(unplaced) == len(self._workers) and waited >= self.limits.start_silence:
@@ -332,7 +350,7 @@ class Fleet:
                 continue
             silent = self._clock() - worker.changed
             if silent >= limit:
-                lost |= self._died(worker, f"no progress for {silent:.0f} s while {worker.state.value}")
+                lost += [self._died(worker, f"no progress for {silent:.0f} s while {worker.state.value}")]
             elif silent >= limit / 2 and worker.state is State.SERVING:
                 self._enter(worker, State.SUSPECT)
         return lost
@@ -352,11 +370,13 @@ class Fleet:
         now, held = self._clock(), set(worker.holds)
         self._ending.append(self._ended(worker, State.DEAD, reason))
         self._settled = False
-        self._deaths.append((now, f"{worker.name}: {reason}"))
-        while now - self._deaths[0][0] > self.limits.window:
+        while self._deaths and now - self._deaths[0].time > self.limits.window:
             self._deaths.popleft()
+        with_node = (own for own in self._deaths if own.node == worker.node and now - own.time <= NODE_SECONDS)
+        if worker.node is None or not any(with_node):  # the workers of a node that is lost are one loss
+            self._deaths.append(_Death(now, worker.node, f"{worker.name}: {reason}"))
         if len(self._deaths) > self.limits.deaths:
-            shown = "\n  ".join(told for _, told in list(self._deaths)[-3:])
+            shown = "\n  ".join(own.told for own in list(self._deaths)[-3:])
             raise FleetExhausted(
                 f"{len(self._deaths)} rollout workers died within {self.limits.window:g} s, {self.limits.deaths} may "
                 f"(failures.workers). The last:\n  {shown}"

@@ -30,14 +30,22 @@ class FleetStatus:
     """The files of one run of `steps` steps; `pid` is the trainer's."""
 
     def __init__(
-        self, folder: Path, steps: int, pid: int, identities: Identities, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        steps: int,
+        pid: int,
+        identities: Identities,
+        clock: Callable[[], float] = time.time,
+        pace: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._steps, self._pid, self._identities, self._clock = folder, steps, pid, identities, clock
+        """`clock`: seconds since 1970, for readers; `pace`: of a clock that nobody sets."""
+        self._folder, self._steps, self._pid, self._identities = folder, steps, pid, identities
+        self._clock, self._pace = clock, pace
         self.step = 0
         self.doing: Doing = "starting"
         self._served: set[str] = set()
         self._shown: dict[str, Any] | None = None
-        self._written = 0.0
+        self._written = float("-inf")
 
     def worker(self, change: Change) -> None:
         """A rollout worker has changed."""
@@ -60,7 +68,7 @@ class FleetStatus:
 
     def write(self, fleet: Fleet, ranks: int, groups: Mapping[str, int]) -> None:
         """Write what is now, unless that was done a moment ago. `groups`: reward actors, and how many each is scoring."""
-        now = self._clock()
+        now = self._pace()
         if now - self._written < SHORTEST:
             return
         shown = {
@@ -70,7 +78,7 @@ class FleetStatus:
             "scorers": [{"name": name, "groups": count, **self._who(name)} for name, count in groups.items()],
         }
         if shown != self._shown or now - self._written >= LONGEST:
-            write_text(self._folder / NOW, json.dumps({"time": now, **shown}) + "\n", durable=False)
+            write_text(self._folder / NOW, json.dumps({"time": self._clock(), **shown}) + "\n", durable=False)
             self._shown, self._written = shown, now
 
     def _workers(self, fleet: Fleet) -> Sequence[dict[str, Any]]:

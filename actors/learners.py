@@ -13,18 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import DEATHS, Calls
 from actors.fleet_status import FleetStatus, rank_names
 from actors.identities import Identities
 from actors.learner import Learner
-from configs.schema import RunConfig
+from configs.schema import LearnerConfig, RunConfig
 from data.types import Prompt
 from models.heap import training_runtime
 
 #: Seconds that Ray may need to find out that a rank is dead, after others have noticed.
 LOOK_SECONDS = 5.0
+
+
+def learner_room(learner: LearnerConfig) -> PlacementGroup | None:
+    """A placement group with a bundle for each rank, which stays when ranks are replaced: a worker that waits for room cannot
+    take theirs meanwhile. None when they reserve nothing."""
+    wanted = {"CPU": learner.num_cpus, "GPU": learner.num_gpus}
+    bundle = {kind: amount for kind, amount in wanted.items() if amount}
+    return placement_group([bundle] * learner.ranks, strategy="PACK", name="learner") if bundle else None
 
 
 class Learners:
@@ -42,11 +52,14 @@ class Learners:
         """Creates the actors; they are placed when Ray finds room."""
         self._config, self._limits, self._status, self._identities = config, config.deadlines, status, identities
         self._arguments = (model_folder, stage_folder, steps)
+        self._room = learner_room(config.learner)
         self._ranks = self._made()
 
     def _made(self) -> list[Any]:
         learner, (model_folder, stage_folder, steps) = self._config.learner, self._arguments
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus, "runtime_env": training_runtime(learner.num_gpus)}
+        if self._room is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._room)
         ranks = [
             ray.remote(Learner).options(**options).remote(self._config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
@@ -64,7 +77,7 @@ class Learners:
     def replace(self, lost: Sequence[str], reason: str) -> None:
         """The ranks of these names are lost, and with them the gang: end what is left of it and make another, to be started."""
         for name in rank_names(len(self._ranks)):
-            after, why = ("lost", reason) if name in lost else ("ended", "another rank was lost")
+            after, why = ("lost", reason) if name in lost or not lost else ("ended", "another rank was lost")
             self._status.life("learner", name, self._status.doing, after, why)
         self.kill()
         self._ranks = self._made()
@@ -137,9 +150,15 @@ class Learners:
         return [rank.close.remote() for rank in self._ranks]
 
     def kill(self) -> None:
-        """Dead ones are no error."""
+        """Dead ones are no error. The room stays, for those that replace them."""
         for rank in self._ranks:
             ray.kill(rank)
+
+    def leave(self) -> None:
+        """Nobody comes after these ranks: end them and give the room back."""
+        self.kill()
+        if self._room is not None:
+            remove_placement_group(self._room)
 
     def _call(self, call: Callable[[Any], ray.ObjectRef], what: str, limit: float) -> Calls:
         return Calls([call(rank) for rank in self._ranks], "the trainer", what, limit)

@@ -36,7 +36,12 @@ class SizeRequest:
         if self._clock() - self._looked < LOOK_SECONDS:
             return None
         self._looked = self._clock()
-        text = self._path.read_text(encoding="utf-8") if self._path.is_file() else None
+        try:
+            text = self._path.read_text(encoding="utf-8") if self._path.is_file() else None
+        except OSError:  # it is being replaced, or the file system has a moment: there is another look in a second
+            return None
+        except UnicodeDecodeError as error:
+            text = str(error)
         if text == self._seen:
             return None
         self._seen = text

@@ -29,7 +29,7 @@ from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.learners import Learners
 from actors.rollout import RolloutWorker, WorkerDead, WorkerHealth, WorkerState
-from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started
+from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started, Unproved
 from actors.scorers import Scorers
 from actors.types import Completion, Generation, PromptTask
 from actors.weights import WeightVersion
@@ -76,6 +76,8 @@ class RayPort:
         self._kept: frozenset[int] = frozenset()  # versions that were left when others were removed
         self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
         self._next_health: dict[str, float] = {}
+        self._asked: dict[str, float] = {}  # when a worker was asked how it is, until it answers
+        self._working: set[str] = set()  # workers that have been heard of at work
         self._ending: list[tuple[str, Any, ray.ObjectRef, float]] = []
         self._rooms = Rooms(config.rollout)
         self._placed: set[str] = set()  # of the workers, those that have their room
@@ -103,7 +105,9 @@ class RayPort:
             self._placed.add(worker)
             # Only now: a worker that loads its engine sends no answer before it has, not even to what it was asked first.
             self._expect(actor.start.remote(), worker, lambda _: [Started(worker)])
-            return [Placed(worker)]
+            self._identities.look()
+            identity = self._identities.of(worker)
+            return [Placed(worker, identity.node if identity else None)]
 
         self._expect(actor.health.remote(), worker, placed)
 
@@ -124,7 +128,9 @@ class RayPort:
     def _compare(self, worker: str, version: WeightVersion, generation: Generation) -> Iterable[Event]:
         """The canary's log-probs against the learner's, which is asked about the first canary of a version."""
         if version is not self._version:  # a newer one is there, which it will be brought now: this one serves nobody
-            return self._proved(worker, version, math.nan)
+            self._bringing.pop(worker, None)
+            self._release()
+            return [Unproved(worker)] if worker in self._workers else []
         if self._expected is not None:
             self._prove(worker, version, generation)
         else:
@@ -197,6 +203,8 @@ class RayPort:
         self._generations = {key: ref for key, ref in self._generations.items() if key[0] != worker}
         self._bringing.pop(worker, None)
         self._next_health.pop(worker, None)
+        self._asked.pop(worker, None)
+        self._working.discard(worker)
         patience = STOP_SECONDS if worker in self._placed else 0.0  # one without room cannot answer, and wants none any more
         self._placed.discard(worker)
         self._ending.append((worker, actor, actor.stop.remote(), time.monotonic() + patience))
@@ -250,14 +258,17 @@ class RayPort:
         now = time.monotonic()
         for name, actor in self._workers.items():
             if now >= self._next_health.get(name, 0.0):
-                self._next_health[name] = math.inf
-                self._expect(actor.health.remote(), name, lambda health, name=name: self._health(name, now, health))
+                self._next_health[name], self._asked[name] = math.inf, now
+                self._expect(actor.health.remote(), name, lambda health, name=name: self._health(name, health))
 
-    def _health(self, worker: str, asked: float, health: WorkerHealth) -> Iterable[Event]:
+    def _health(self, worker: str, health: WorkerHealth) -> Iterable[Event]:
         now = time.monotonic()
         self._next_health[worker] = now + POLL_SECONDS
-        if health.state in (WorkerState.SERVING.value, WorkerState.UPDATING.value):  # one that loads has no ear yet
-            self._slowest_control = max(self._slowest_control, now - asked)
+        if worker in self._working:  # one that loads has no ear yet
+            self._slowest_control = max(self._slowest_control, now - self._asked[worker])
+        self._asked.pop(worker)
+        if health.state in (WorkerState.SERVING.value, WorkerState.UPDATING.value):
+            self._working.add(worker)
         dead = health.state == WorkerState.DEAD.value
         return [Lost(worker, "its engine died")] if dead else [Heard(worker, health.progress)]
 
@@ -275,9 +286,11 @@ class RayPort:
         return self._scorers.groups()
 
     def slowest_control(self) -> float:
-        """The longest that a control call has taken since the last look, seconds, of workers that sample or take weights."""
+        """The longest that a control call has taken since the last look, or is taking, seconds, of workers at work. What the
+        trainer itself was busy with meanwhile is part of it."""
+        now = time.monotonic()
         slowest, self._slowest_control = self._slowest_control, 0.0
-        return slowest
+        return max([slowest, *(now - asked for name, asked in self._asked.items() if name in self._working)])
 
     def passes_per_picture(self) -> float:
         """How often engines have run their vision towers for each picture of the prompts that were answered since the last

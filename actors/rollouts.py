@@ -37,9 +37,10 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Placed:
-    """The cluster has made room for the worker."""
+    """The cluster has made room for the worker, on that node."""
 
     worker: str
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Proved:
     worker: str
     version: int
     gap: float
+
+
+@dataclass(frozen=True)
+class Unproved:
+    """What the worker was brought is not the newest version any more, and was not proved."""
+
+    worker: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Scored:
     scores: tuple[Score, ...]
 
 
-Event = Placed | Started | Proved | Heard | Lost | Answered | Failed | Refused | Scored
+Event = Placed | Started | Proved | Unproved | Heard | Lost | Answered | Failed | Refused | Scored
 
 
 class Pending(Protocol):
@@ -263,7 +271,8 @@ class Rollouts:
             self._take_in(event)
         if self._clock() - self._checked >= POLL_SECONDS:
             self._checked = self._clock()
-            self._lose(self.fleet.check(), "its worker was silent")
+            for held in self.fleet.check():
+                self._lose(held, "its worker was silent")
         self._turned()
 
     def _send(self) -> None:
@@ -298,13 +307,15 @@ class Rollouts:
         elif isinstance(event, Refused):
             self._lose(fleet.refused(event.worker, event.reason, event.request), event.reason)
         elif isinstance(event, Placed):
-            fleet.placed(event.worker)
+            fleet.placed(event.worker, event.node)
         elif isinstance(event, Started):
             fleet.started(event.worker)
             self._say(f"grpo: rollout worker {event.worker} is ready")
         elif isinstance(event, Proved):
             if fleet.proved(event.worker, event.version):
                 self.gaps[event.worker] = event.gap
+        elif isinstance(event, Unproved):
+            fleet.unproved(event.worker)
         elif isinstance(event, Failed):
             self._lose(fleet.failed(event.worker, event.reason, event.request), event.reason)
         else:

@@ -102,6 +102,7 @@ def train_policy(
             fleet, config.learner.ranks, port.groups, identities, status, SizeRequest(stage_folder, say), say,
             autoscaler(config),
         )
+        oversight()  # before anybody is started: another size may have been asked for
         ledger = Ledger(config.failures.attempts, position.ledger)
         rollouts = Rollouts(fleet, ledger, port, tasks.take, say, turned=oversight)
         persist(Training(config, schedule.steps, rollouts, learners, port, record, status, oversight, say), position)
@@ -148,8 +149,8 @@ def autoscaler(config: RunConfig) -> Autoscaler | None:
     workers, grpo = config.rollout.workers, config.grpo
     if workers.fixed:
         return None
-    in_air, places = grpo.prompts_per_step * (grpo.staleness + 1), fleet_limits(config).outstanding
-    return Autoscaler(workers.min, workers.max, workers.min, in_air, places, overlap=grpo.staleness > 0)
+    in_air = grpo.prompts_per_step * (grpo.staleness + 1)
+    return Autoscaler(workers.min, workers.max, workers.min, in_air, overlap=grpo.staleness > 0)
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def end(port: RayPort | None, learners: Learners) -> None:
     if port is not None:
         port.close()
     ray.wait(leaving, num_returns=len(leaving), timeout=STOP_SECONDS)
-    learners.kill()
+    learners.leave()
 
 
 def work_of(config: RunConfig, examples: Sequence[Example], model_folder: Path) -> Work:

@@ -16,6 +16,7 @@ import ray
 from safetensors.torch import load_file
 
 from actors.deadlines import RayWait
+from actors.file_parts import this_node
 from actors.rollout import RolloutWorker
 from actors.weights import WeightStore, shared_memory_folder
 from configs.schema import RunConfig
@@ -72,7 +73,7 @@ class Evaluators:
         """Bring the model's weights to engines that were started from another checkpoint of the same architecture."""
         self._loads += 1
         state = {name: tensor for file in sorted(model.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-        store = WeightStore(self._store_folder)
+        store = WeightStore(self._store_folder, node=this_node())
         try:
             version = store.publish(self._loads, state)
             self._on_all([worker.update_weights.remote(version, trusted=True) for worker in self._workers],

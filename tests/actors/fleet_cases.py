@@ -43,6 +43,11 @@ def bring(fleet: Fleet) -> None:
         fleet.proved(action.worker, fleet.version)
 
 
+def lost(fleet: Fleet) -> set[str]:
+    """What silent workers held."""
+    return set().union(*fleet.check())
+
+
 def told(fleet: Fleet) -> list[str]:
     return [f"{action.kind} {action.worker}" for action in fleet.plan()]
 

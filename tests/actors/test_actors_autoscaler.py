@@ -8,14 +8,14 @@ import pytest
 
 from actors.autoscaler import CALM, STEPS, Autoscaler, Decision, StepLoad
 from actors.fleet import State
+from actors.trainer import autoscaler
 from benchmarks.fleet_simulation import Settings, Simulation, generation_seconds
 from benchmarks.simulated_port import Latencies
+from configs.schema import RolloutConfig, RunConfig
 
 
-def scaler(
-    target: int, least: int = 1, most: int = 16, in_air: int = 96, places: int = 4, overlap: bool = True
-) -> Autoscaler:
-    own = Autoscaler(least, most, target, in_air, places, overlap)
+def scaler(target: int, least: int = 1, most: int = 16, in_air: int = 96, overlap: bool = True) -> Autoscaler:
+    own = Autoscaler(least, most, target, in_air, overlap)
     assert own.after(StepLoad(1.0, 10.0, 10.0 * target, target)) is None  # the fleet has only now reached its size
     return own
 
@@ -37,8 +37,8 @@ def steady(target: int, waited: float, busy: float, steps: int, serving: int | N
         (4, 0.75, 1.0, {}, 8),  # 16 would be needed: at most twice as many at once
         (1, 0.9, 1.0, {}, 2),
         (4, 0.5, 1.0, {"most": 7}, 7),
-        (4, 0.5, 1.0, {"in_air": 18}, 5),  # 18 prompts fill no more than 5 workers of 4 places
-        (4, 0.5, 1.0, {"in_air": 16}, None),
+        (4, 0.5, 1.0, {"in_air": 5}, 5),  # one prompt for each
+        (4, 0.5, 1.0, {"in_air": 4}, None),
         (4, 0.5, 1.0, {"most": 4}, None),
         (4, 0.1, 1.0, {}, None),  # it hardly waits
         (4, 0.5, 0.85, {}, None),  # it waits for something that more workers do not hasten
@@ -85,10 +85,10 @@ def test_the_reason_has_the_figures() -> None:
         8, "4 workers -> 8: the learner waited 48% of the last 3 steps and workers were busy 97% of the time they could "
         "sample in; 116 busy worker-seconds for 16 s of learning ask for 7.5 workers",
     )
-    *_, capped = decisions(scaler(1, in_air=6), *steady(1, 0.8, 1.0, STEPS))
-    assert capped is not None and capped.reason.startswith("1 worker -> 2: ") and "fill" not in capped.reason
-    *_, capped = decisions(scaler(2, in_air=12), *steady(2, 0.8, 1.0, STEPS))
-    assert capped is not None and capped.reason.endswith("ask for 10.0 workers; 12 prompts in the air fill no more than 3")
+    *_, capped = decisions(scaler(1, in_air=2), *steady(1, 0.8, 1.0, STEPS))
+    assert capped is not None and capped.reason.startswith("1 worker -> 2: ") and "air" not in capped.reason
+    *_, capped = decisions(scaler(2, in_air=3), *steady(2, 0.8, 1.0, STEPS))
+    assert capped is not None and capped.reason.endswith("ask for 10.0 workers; there are 3 prompts in the air")
     *_, capped = decisions(scaler(2, most=3), *steady(2, 0.8, 1.0, STEPS))
     assert capped is not None and capped.reason.endswith("ask for 10.0 workers; max is 3")
     *_, smaller = decisions(scaler(8), *steady(8, 0.0, 0.25, CALM))
@@ -114,7 +114,7 @@ def test_steps_with_a_worker_missing_count_for_nothing() -> None:
 
 def test_a_range_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="1 <= least <= most, not 3 and 2"):
-        Autoscaler(3, 2, 3, 8, 4, True)
+        Autoscaler(3, 2, 3, 8, True)
 
 
 class Course:
@@ -130,8 +130,7 @@ class Course:
         seconds = [value * longer[min(index // part, len(longer) - 1)] for index, value in drawn]
         self.simulation = sim = Simulation(settings, seconds)
         self.loads, self.decisions = list[StepLoad](), dict[int, Decision]()
-        places = sim.fleet.limits.outstanding
-        scaler = Autoscaler(1, 32, 1, settings.prompts_per_step * (staleness + 1), places, staleness > 0)
+        scaler = Autoscaler(1, 32, 1, settings.prompts_per_step * (staleness + 1), staleness > 0)
         sim.publish(0)
         for step in range(steps):
             begun, busy = sim.clock.now, sim.fleet.busy_seconds
@@ -172,5 +171,13 @@ def test_a_step_ahead_waits_for_its_longest_prompts_and_the_fleet_does_not_grow_
 
 def test_without_overlap_the_fleet_stops_growing_although_the_learner_waits_in_every_step() -> None:
     course = Course(staleness=0, steps=220, longer=(1.0, 0.25), seed=1)
-    assert course.targets == {3: 2, 7: 4, 13: 7, 20: 6, 115: 4}  # 7: 32 prompts fill no more, a worker holds 5
+    assert course.targets == {3: 2, 7: 4, 13: 8, 20: 6, 115: 4}
     assert course.waiting(21, 110) > 0.7 and course.waiting(120, 220) > 0.4
+
+
+def test_a_run_with_the_settings_there_are_can_grow() -> None:
+    config = RunConfig(rollout=RolloutConfig(workers={"min": 1, "max": 4}))
+    own = autoscaler(config)
+    assert own is not None and own.after(StepLoad(1.0, 10.0, 10.0, 1)) is None
+    grown = [decision.target for decision in decisions(own, *steady(1, 0.8, 0.99, STEPS)) if decision]
+    assert grown == [2] and autoscaler(RunConfig()) is None

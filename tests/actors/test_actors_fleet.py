@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.fleet import FAILURE, FATAL, REFUSALS, Action, Fleet, FleetExhausted, FleetLimits, State
-from fleet_cases import SILENCE, START, WINDOW, Clock, bring, give, made, serving, start, state, told
+from fleet_cases import SILENCE, START, WINDOW, Clock, bring, give, lost, made, serving, start, state, told
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_suspect_is_brought_the_new_version_too(clock) -> None:
     fleet = serving(clock, workers=1)
     give(fleet, "a")
     clock.now += SILENCE / 2
-    assert fleet.check() == set() and state(fleet, "w0") is State.SUSPECT
+    assert lost(fleet) == set() and state(fleet, "w0") is State.SUSPECT
     assert told(fleet) == []  # its version is the current one: it only has to move
     fleet.publish(2)
     fleet.heard("w0", "moves")
@@ -321,6 +321,42 @@ def test_a_worker_may_die_at_any_time_and_is_replaced(clock, when) -> None:
     assert told(fleet) == ["end w0", "start w1"] and fleet.states() == {"joining": 1}
 
 
+def test_the_workers_of_a_node_that_is_lost_are_one_loss(clock) -> None:
+    fleet = made(clock, workers=6, deaths=1)
+    for action, node in zip(fleet.plan(), "aaabbb", strict=True):
+        fleet.placed(action.worker, node)
+    for name in ("w0", "w1", "w2"):
+        fleet.failed(name, "its node died")
+        clock.now += 20
+    with pytest.raises(FleetExhausted, match="2 rollout workers died"):
+        fleet.failed("w3", "its node died")  # another node
+
+
+def test_workers_of_a_node_that_die_apart_are_losses_of_their_own(clock) -> None:
+    fleet = made(clock, workers=2, deaths=1)
+    for action in fleet.plan():
+        fleet.placed(action.worker, "a")
+    fleet.failed("w0", "out of memory")
+    clock.now += 61
+    with pytest.raises(FleetExhausted):
+        fleet.failed("w1", "out of memory")
+
+
+def test_who_leaves_with_answers_that_wait_for_a_proof_is_brought_the_newer_version_that_came_meanwhile(clock) -> None:
+    fleet = serving(clock, workers=2)
+    give(fleet, "a", "b")
+    fleet.publish(2)
+    assert told(fleet) == ["update w0", "update w1"]
+    fleet.proved("w0", 2)
+    fleet.scale(1)
+    assert told(fleet) == [] and state(fleet, "w1") is State.DRAINING
+    fleet.publish(3)
+    assert told(fleet) == ["update w0"]
+    fleet.unproved("w1")  # the version that was on its way to it is not the newest any more
+    assert told(fleet) == ["update w1"] and not fleet.proved("w1", 3)
+    assert fleet.answered("w1", "b") and told(fleet) == ["end w1"]
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -442,7 +478,7 @@ def test_the_silent_count_as_deaths_and_those_who_leave_do_not(clock) -> None:
     assert told(fleet) == ["end w1", "end w2"]
     give(fleet, "a")
     clock.now += SILENCE
-    assert fleet.check() == {"a"}
+    assert lost(fleet) == {"a"}
     assert told(fleet) == ["end w0", "start w3"]
     fleet.placed("w3")
     clock.now += START

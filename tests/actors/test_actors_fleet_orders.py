@@ -173,7 +173,7 @@ class Life(RuleBasedStateMachine):
                 self.fleet.check()
             self.place(min(before))
             return
-        lost = self.fleet.check()
+        lost = set().union(*self.fleet.check())
         dead = before - {worker.name for worker in self.fleet.workers}
         assert not dead & set(self.unplaced)  # who waits for room is not timed
         assert lost == {request for request, name in self.held.items() if name in dead}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.fleet import Action, FleetExhausted, State
-from fleet_cases import SILENCE, START, Clock, bring, give, made, serving, start, state, told
+from fleet_cases import SILENCE, START, Clock, bring, give, lost, made, serving, start, state, told
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def test_a_worker_that_holds_requests_is_suspect_after_half_its_limit_and_dead_a
     clock.now += 10 * SILENCE  # it owed nothing till now
     give(fleet, "a", "b")
     clock.now += SILENCE / 2 - 1
-    assert fleet.check() == set() and state(fleet, "w0") is State.SERVING
+    assert lost(fleet) == set() and state(fleet, "w0") is State.SERVING
     clock.now += 1
-    assert fleet.check() == set() and state(fleet, "w0") is State.SUSPECT
+    assert lost(fleet) == set() and state(fleet, "w0") is State.SUSPECT
     clock.now += SILENCE / 2 - 1
-    assert fleet.check() == set() and state(fleet, "w0") is State.SUSPECT
+    assert lost(fleet) == set() and state(fleet, "w0") is State.SUSPECT
     clock.now += 1
-    assert fleet.check() == {"a", "b"} and fleet.check() == set()
+    assert lost(fleet) == {"a", "b"} and lost(fleet) == set()
     assert fleet.plan() == [Action("end", "w0", "no progress for 40 s while suspect"), Action("start", "w1")]
 
 
@@ -64,7 +64,7 @@ def test_saying_the_same_again_is_no_progress(clock) -> None:
     fleet.heard("w0", 17)
     clock.now += SILENCE
     fleet.heard("w0", 17)
-    assert fleet.check() == {"a"}
+    assert lost(fleet) == {"a"}
 
 
 @pytest.mark.parametrize("version", [None, 1])
@@ -73,7 +73,7 @@ def test_who_owes_nothing_is_not_timed(clock, version) -> None:
     if not version:
         start(fleet)
     clock.now += 1e6
-    assert fleet.check() == set() and fleet.states() == {"serving" if version else "stale": 1}
+    assert lost(fleet) == set() and fleet.states() == {"serving" if version else "stale": 1}
 
 
 def test_a_start_has_its_own_limit_and_ends_the_silence(clock) -> None:
@@ -82,7 +82,7 @@ def test_a_start_has_its_own_limit_and_ends_the_silence(clock) -> None:
     for action in fleet.plan():
         fleet.placed(action.worker)
     clock.now += START - 1
-    assert fleet.check() == set() and fleet.states() == {"joining": 2}
+    assert lost(fleet) == set() and fleet.states() == {"joining": 2}
     fleet.started("w0")
     assert told(fleet) == ["update w0"]
     clock.now += 1
@@ -95,10 +95,10 @@ def test_a_start_is_timed_from_when_the_cluster_had_room_for_it(clock) -> None:
     fleet.scale(2)
     assert told(fleet) == ["start w1"]
     clock.now += 100 * START
-    assert fleet.check() == set() and state(fleet, "w1") is State.JOINING  # it waits for room, beside one that is there
+    assert lost(fleet) == set() and state(fleet, "w1") is State.JOINING  # it waits for room, beside one that is there
     fleet.placed("w1")
     clock.now += START - 1
-    assert fleet.check() == set()
+    assert lost(fleet) == set()
     clock.now += 1
     with pytest.raises(FleetExhausted, match="w1: no progress for 100 s while joining"):
         fleet.check()
@@ -108,7 +108,7 @@ def test_a_cluster_that_has_room_for_nobody_ends_the_run(clock) -> None:
     fleet = made(clock, workers=2)
     fleet.plan()
     clock.now += START - 1
-    assert fleet.check() == set()
+    assert lost(fleet) == set()
     clock.now += 1
     with pytest.raises(FleetExhausted, match="the cluster has had no room for a rollout worker for 100 s"):
         fleet.check()
@@ -120,7 +120,7 @@ def test_room_for_one_is_enough(clock) -> None:
     fleet.placed("w1"), fleet.placed("w9")
     fleet.started("w1")
     clock.now += 10 * START
-    assert fleet.check() == set() and fleet.states() == {"joining": 1, "stale": 1}
+    assert lost(fleet) == set() and fleet.states() == {"joining": 1, "stale": 1}
 
 
 def test_who_replaces_the_last_worker_has_its_own_time_to_find_room(clock) -> None:
@@ -129,7 +129,7 @@ def test_who_replaces_the_last_worker_has_its_own_time_to_find_room(clock) -> No
     fleet.failed("w0", "its node is gone")
     fleet.plan()
     clock.now += START - 1
-    assert fleet.check() == set()
+    assert lost(fleet) == set()
     clock.now += 1
     with pytest.raises(FleetExhausted, match="no room"):
         fleet.check()
@@ -142,9 +142,9 @@ def test_a_version_that_is_not_proved_in_time_is_a_death(clock) -> None:
     fleet.publish(2)
     fleet.plan()
     clock.now += SILENCE - 1
-    assert fleet.check() == set() and state(fleet, "w0") is State.STALE
+    assert lost(fleet) == set() and state(fleet, "w0") is State.STALE
     clock.now += 1
-    assert fleet.check() == {"a"} and told(fleet) == ["end w0", "start w1"]
+    assert lost(fleet) == {"a"} and told(fleet) == ["end w0", "start w1"]
 
 
 def test_a_suspect_that_never_proves_itself_anew_dies(clock) -> None:
@@ -153,7 +153,7 @@ def test_a_suspect_that_never_proves_itself_anew_dies(clock) -> None:
     fleet.failed("w0", "once", "a")
     fleet.plan()
     clock.now += SILENCE
-    assert fleet.check() == set() and told(fleet) == ["end w0", "start w1"]
+    assert lost(fleet) == set() and told(fleet) == ["end w0", "start w1"]
 
 
 def test_who_leaves_silently_is_dead_too(clock) -> None:
@@ -163,7 +163,7 @@ def test_who_leaves_silently_is_dead_too(clock) -> None:
     fleet.plan()
     clock.now += SILENCE
     fleet.heard("w0", 1)
-    assert fleet.check() == {"b"} and told(fleet) == ["end w1"]
+    assert lost(fleet) == {"b"} and told(fleet) == ["end w1"]
 
 
 # --- size -----------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_what_is_withdrawn_is_held_by_nobody_and_nobody_serves_before_the_next_v
     assert fleet.states() == {"stale": 2} and fleet.choose() is None and fleet.plan() == []
     assert not fleet.answered("w2", "c") and fleet.failed("w0", "late", "a") == set()
     clock.now += 1e6
-    assert fleet.check() == set()  # nobody owes anything
+    assert lost(fleet) == set()  # nobody owes anything
     fleet.publish(3)
     bring(fleet)
     assert fleet.states() == {"serving": 2} and fleet.choose() == "w0"

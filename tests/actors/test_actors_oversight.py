@@ -53,7 +53,7 @@ def test_a_request_that_says_nothing_usable_is_told_about_once_and_changes_nothi
 
 def test_a_run_shows_its_fleet_and_takes_a_size_that_is_asked_for(tmp_path, clock) -> None:
     identities, said = Identities(), []
-    status = FleetStatus(tmp_path, 40, 77, identities, clock)
+    status = FleetStatus(tmp_path, 40, 77, identities, clock, clock)
     fleet = Fleet(FleetLimits(100, 40, 2, 3), clock, status.worker)
     fleet.scale(2)
     turn = Oversight(fleet, 1, lambda: {"r0": 4}, identities, status, SizeRequest(tmp_path, said.append, clock), said.append)
@@ -88,10 +88,10 @@ def test_a_run_shows_its_fleet_and_takes_a_size_that_is_asked_for(tmp_path, cloc
 
 def test_the_size_is_what_the_steps_show_until_one_is_asked_for(tmp_path, clock) -> None:
     identities, said = Identities(), []
-    status = FleetStatus(tmp_path, 40, 77, identities, clock)
+    status = FleetStatus(tmp_path, 40, 77, identities, clock, clock)
     fleet = Fleet(FleetLimits(100, 40, 2, 3), clock)
     request = SizeRequest(tmp_path, said.append, clock)
-    turn = Oversight(fleet, 1, dict, identities, status, request, said.append, Autoscaler(1, 4, 1, 8, 2, True), clock)
+    turn = Oversight(fleet, 1, dict, identities, status, request, said.append, Autoscaler(1, 4, 1, 8, True), clock)
     fleet.scale(1)
     fleet.publish(5)
 
@@ -128,7 +128,7 @@ def test_the_size_is_what_the_steps_show_until_one_is_asked_for(tmp_path, clock)
 
 
 def test_the_lives_of_workers_are_told_but_for_their_way_through_new_versions(tmp_path, clock) -> None:
-    status = FleetStatus(tmp_path, 40, 77, Identities(), clock)
+    status = FleetStatus(tmp_path, 40, 77, Identities(), clock, clock)
     fleet = Fleet(FleetLimits(100, 40, 2, 3), clock, status.worker)
     fleet.scale(1)
     fleet.plan()
@@ -152,7 +152,7 @@ def test_the_lives_of_workers_are_told_but_for_their_way_through_new_versions(tm
 
 
 def test_what_has_not_changed_is_written_again_after_a_second_and_what_has_not_before_a_fifth_of_one(tmp_path, clock) -> None:
-    status = FleetStatus(tmp_path, 40, 77, Identities(), clock)
+    status = FleetStatus(tmp_path, 40, 77, Identities(), clock, clock)
     fleet = Fleet(FleetLimits(100, 40, 2, 3), clock)
 
     def written(after: float) -> float:

@@ -399,7 +399,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         assert second.left() == set() and len(second.pids) >= 4
         rooms = sorted((room["name"], room["state"]) for room in placement_group_table().values())
         # Of both runs, that of the worker that was killed too.
-        assert rooms == [(f"rollout worker {name}", "REMOVED") for name in ("w0", "w0", "w1")]
+        own = ("learner", "learner", "rollout worker w0", "rollout worker w0", "rollout worker w1")
+        assert rooms == [(name, "REMOVED") for name in own]
     finally:
         ray.shutdown()
 
