@@ -67,7 +67,6 @@ class RayPort:
         self._workers: dict[str, Any] = {}
         self._refs: dict[ray.ObjectRef, Handler] = {}
         self._work: set[ray.ObjectRef] = set()  # of them generations, and versions on their way
-        self._generations: dict[tuple[str, str], ray.ObjectRef] = {}  # by worker and request
         self._scorers = Scorers(config, status, identities, say)
         self._version: WeightVersion | None = None
         self._expected: Canary | None = None  # what the learner says of the version
@@ -182,7 +181,6 @@ class RayPort:
 
         def answered(outcome: Outcome) -> Iterable[Event]:
             if isinstance(outcome, Generation):
-                self._generations[worker, request] = ref
                 self._pictures.answered(worker, outcome.pictures_encoded, task.request.pictures)
                 return [Answered(worker, request, outcome)]
             if isinstance(outcome, ValueError):  # of the engine, or MediaError
@@ -195,12 +193,11 @@ class RayPort:
         self._work.add(ref)
 
     def score(self, task: PromptTask, generation: Generation) -> None:
-        self._scorers.score(task, self._generations.pop((generation.worker, task.request.request_id)))
+        self._scorers.score(task, generation)
 
     def end(self, worker: str, reason: str) -> None:
         actor = self._workers.pop(worker)
         self._identities.forget(worker)
-        self._generations = {key: ref for key, ref in self._generations.items() if key[0] != worker}
         self._bringing.pop(worker, None)
         self._next_health.pop(worker, None)
         self._asked.pop(worker, None)
@@ -215,7 +212,7 @@ class RayPort:
             self._refs.pop(ref, None)
         for worker, actor in self._workers.items():
             self._expect(actor.abandon.remote(), worker, lambda _: [])
-        self._work, self._asking, self._bringing, self._generations, self._canaries = set(), [], {}, {}, []
+        self._work, self._asking, self._bringing, self._canaries = set(), [], {}, []
         self._scorers.withdraw()
 
     def _expect(self, ref: ray.ObjectRef, worker: str, handler: Handler, work: bool = False) -> None:

@@ -19,7 +19,7 @@ from actors.deadlines import DEATHS, DeadlineExceeded, Silence
 from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.reward import RewardActor, longest_silence, reward_versions
-from actors.types import PromptTask
+from actors.types import Generation, PromptTask
 from configs.schema import RunConfig
 from rewards.outcome import Score
 
@@ -36,8 +36,8 @@ class _Actor:
     starting: ray.ObjectRef | None
     silence: Silence
     answers: int = 0
-    waiting: list[tuple[PromptTask, ray.ObjectRef]] = field(default_factory=list)
-    asked: dict[ray.ObjectRef, tuple[PromptTask, ray.ObjectRef]] = field(default_factory=dict)
+    waiting: list[tuple[PromptTask, Generation]] = field(default_factory=list)
+    asked: dict[ray.ObjectRef, tuple[PromptTask, Generation]] = field(default_factory=dict)
 
 
 class Scorers:
@@ -76,7 +76,7 @@ class Scorers:
             if actor.starting is not None:
                 yield actor.starting
 
-    def score(self, task: PromptTask, generation: ray.ObjectRef) -> None:
+    def score(self, task: PromptTask, generation: Generation) -> None:
         """Have the group scored, by whoever has the fewest."""
         actor = min(self._actors, key=lambda own: len(own.asked) + len(own.waiting))
         if actor.starting is not None:

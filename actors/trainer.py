@@ -190,6 +190,7 @@ def persist(run: Training, position: Progress) -> None:
             lost = learners.lost()
             if not lost and not isinstance(error, DEATHS):
                 raise
+            run.port.withdraw()  # first: to read a checkpoint takes long
             before, position = position.step, run.record.resume()
             for remark in position.remarks:
                 say(f"grpo: {remark}")
@@ -198,7 +199,6 @@ def persist(run: Training, position: Progress) -> None:
                 raise
             say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step}")
             learners.replace(lost, told(error))
-            run.port.withdraw()
             rollouts.withdraw(Ledger(run.config.failures.attempts, position.ledger))
 
 
