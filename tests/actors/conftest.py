@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grpo_cases import digit_writer, row
+from benchmarks.digit_writer import digit_writer
+from grpo_cases import row
 
 
 @pytest.fixture(scope="session")

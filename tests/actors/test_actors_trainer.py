@@ -23,6 +23,7 @@ from actors.step_batch import StepBatch
 from actors.step_metrics import FleetFigures, gap_alarm, step_metrics
 from actors.trainer import resumed, train_policy, work_of
 from actors.types import Completion, Generation, Group, PromptTask, RolloutRequest, Sync
+from benchmarks.digit_writer import digit_writer
 from configs.schema import (
     FailureConfig,
     GRPOConfig,
@@ -36,7 +37,7 @@ from configs.schema import (
 )
 from data.types import Prompt
 from grpo.advantages import group_advantages
-from grpo_cases import digit_writer, processes, row
+from grpo_cases import processes, row
 from models.loading import load_policy
 from rewards.outcome import Score
 
