@@ -1,6 +1,6 @@
 """A run of stage 3 whose fleet grows from one worker to three and shrinks again while it goes on.
 
-    python -m benchmarks.scaling [--steps 100] [--json FILE]
+    python -m benchmarks.scaling [--steps 80] [--json FILE]
 
 No step fails and no prompt is sent twice: who leaves answers first what it holds. Seconds of each joiner count from the
 command; its first sample is told when fleet.json shows it at work for the first time, and that group's own seconds are over.
@@ -27,6 +27,8 @@ from launch.run_folder import RunFolder
 from launch.scale import scale
 
 SMALL, LARGE = 1, 3
+#: Of a reward: a step is then short enough for joiners to be given something soon, and the run lasts until they are there.
+REWARD_SECONDS = 0.1
 #: Steps before the fleet grows, and with all of them before it shrinks.
 BEFORE, BETWEEN = 3, 4
 
@@ -96,13 +98,13 @@ def scaled(folder: Path, steps: int, family: Family) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         model = make_model(Path(scratch) / "policy")
-        folder = folder_of(Path(scratch) / "run", model, options.steps, reward_seconds=0.0, rollout={"workers": SMALL})
+        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout={"workers": SMALL})
         try:
             result = scaled(folder, options.steps, family)
         finally:

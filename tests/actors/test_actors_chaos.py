@@ -61,7 +61,7 @@ def test_a_run_survives_the_death_of_every_kind_of_actor_and_trains_every_prompt
 ) -> None:
     import ray
 
-    changes = {"steps": STEPS, "staleness": STALENESS, "checkpoint_steps": 3, "inner_epochs": 4}
+    changes = {"steps": STEPS, "staleness": STALENESS, "checkpoint_steps": 3, "inner_epochs": 8}
     config = small({"grpo": changes, "failures": {"workers": 9, "rewards": 9, "learner": 9}}, reward_seconds=0.1)
     said, killer = [], Killer(tmp_path / "grpo")
     os.environ["RAY_AUTH_MODE"] = "disabled"
