@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     results, failed = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         place = options.keep or Path(scratch)

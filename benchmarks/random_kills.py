@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -133,15 +134,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         place = Path(scratch)
         model, seconds = make_model(place / "policy"), {}
         for name in ("undisturbed", "disturbed"):
             prepare(place / name, config(options.steps), model)
         begun = time.monotonic()
-        one = undisturbed(place / "undisturbed", family)
-        seconds["undisturbed"] = round(time.monotonic() - begun, 1)
-        other, fell = disturbed(place / "disturbed", moments(options.kills, options.seed), family)
+        try:
+            one = undisturbed(place / "undisturbed", family)
+            seconds["undisturbed"] = round(time.monotonic() - begun, 1)
+            other, fell = disturbed(place / "disturbed", moments(options.kills, options.seed), family)
+        finally:
+            family.kill()
         seconds["disturbed"] = round(time.monotonic() - begun - seconds["undisturbed"], 1)
         result = compared(one, other, options.steps)
     fallen = Counter(own.doing or "before it said so" for own in fell)

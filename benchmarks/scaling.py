@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         model = make_model(Path(scratch) / "policy")
         folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout={"workers": SMALL})
