@@ -30,6 +30,8 @@ from launch.scale import scale
 SMALL, LARGE = 1, 3
 #: Of a reward: a step is then short enough for joiners to be given something soon, and the run lasts until they are there.
 REWARD_SECONDS = 0.1
+#: Of a worker: three have room beside the learner on two cores.
+WORKER_CPUS = 0.4
 #: Steps before the fleet grows, and with all of them before it shrinks.
 BEFORE, BETWEEN = 3, 4
 
@@ -106,7 +108,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         model = make_model(Path(scratch) / "policy")
-        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout={"workers": SMALL})
+        fleet_of = {"workers": SMALL, "num_cpus": WORKER_CPUS}
+        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout=fleet_of)
         try:
             result = scaled(folder, options.steps, family)
         finally:
