@@ -151,6 +151,16 @@ class Ledger:
                 self._wait(entry)
         return [entry.name for entry in dropped]
 
+    def was_lost(self, name: str) -> bool:
+        """Whether a worker may have been lost to it."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.losses > 0
+
+    def last_chance(self, name: str) -> bool:
+        """Whether it is dropped if it is suspected once more."""
+        entry = self._entries.get(name)
+        return entry is not None and 0 < entry.losses == self._attempts - 1
+
     def hold_back(self, name: str) -> None:
         """What `take_pending` has given is not sent after all."""
         self._wait(self._expect(name, Status.PENDING))

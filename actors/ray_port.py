@@ -213,6 +213,7 @@ class RayPort:
         for worker, actor in self._workers.items():
             self._expect(actor.abandon.remote(), worker, lambda _: [])
         self._work, self._asking, self._bringing, self._canaries = set(), [], {}, []
+        self._pictures.given_up()
         self._scorers.withdraw()
 
     def _expect(self, ref: ray.ObjectRef, worker: str, handler: Handler, work: bool = False) -> None:
@@ -289,9 +290,9 @@ class RayPort:
         slowest, self._slowest_control = self._slowest_control, 0.0
         return max([slowest, *(now - asked for name, asked in self._asked.items() if name in self._working)])
 
-    def passes_per_picture(self) -> float:
+    def passes_per_picture(self) -> float | None:
         """How often engines have run their vision towers for each picture of the prompts that were answered since the last
-        call; if none was, the same as then."""
+        call. None when none was, or when some were given up since, of which nobody knows how far they had come."""
         return self._pictures.passes_per_picture()
 
     # the end
@@ -329,19 +330,25 @@ class PictureCount:
     def __init__(self) -> None:
         self._encoded: dict[str, int] = {}  # by worker, since its start
         self._shown = self._before = 0
-        self._last = 0.0
+        self._known = True
 
     def answered(self, worker: str, encoded: int, shown: int) -> None:
         """A prompt of `shown` pictures was answered by a worker that has encoded `encoded` since its start."""
         self._encoded[worker] = max(encoded, self._encoded.get(worker, 0))
         self._shown += shown
 
-    def passes_per_picture(self) -> float:
+    def given_up(self) -> None:
+        """What was asked for is not answered any more."""
+        self._known = False
+
+    def passes_per_picture(self) -> float | None:
         """See `RayPort.passes_per_picture`."""
-        if self._shown:
-            encoded = sum(self._encoded.values())
-            self._last, self._before, self._shown = (encoded - self._before) / self._shown, encoded, 0
-        return self._last
+        if not self._shown:
+            return None
+        encoded = sum(self._encoded.values())
+        passes = (encoded - self._before) / self._shown if self._known else None
+        self._before, self._shown, self._known = encoded, 0, True
+        return passes
 
 
 def told(error: Exception) -> str:

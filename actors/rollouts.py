@@ -10,8 +10,8 @@ What holds
       step s trains on is more than K versions old. K = 0 is strictly on-policy.
     * A step is collected when all prompts that were asked for it are there: the slow ones are waited for, never replaced
       by faster ones, so what is trained on has the lengths of the data.
-    * A prompt that a worker lost goes to another one with the same seed. Workers hold one such prompt at a time, so that one
-      on which workers die is found out: it is dropped with the reason, and counts as failed completions.
+    * A prompt that a worker lost goes to another one with the same seed. With its last chance it is the only such prompt of
+      its worker, so that one on which workers die is found out: it is dropped with the reason, and counts as failed completions.
     * There is one thread and no lock: everything happens in `pump`, between which the caller owns all state.
 
 Who waits for whom: `collect` and `meanwhile` pump until what they wait for is there. Workers are timed by the fleet, scores
@@ -279,7 +279,7 @@ class Rollouts:
         held_back = []
         admitted = self._admitted
         while (worker := self.fleet.choose()) is not None and (name := self.ledger.take_pending(admitted)) is not None:
-            if self._is_suspect(name) and (worker := self.fleet.choose_without(self._is_suspect)) is None:
+            if self.ledger.was_lost(name) and (worker := self.fleet.choose_without(self._harmful_to(name))) is None:
                 held_back.append(name)
                 continue
             self.ledger.sent(name, worker)
@@ -288,10 +288,10 @@ class Rollouts:
         for name in held_back:
             self.ledger.hold_back(name)
 
-    def _is_suspect(self, name: str) -> bool:
-        """Whether a worker may have been lost to it."""
-        entry = self.ledger.entry(name)
-        return entry is not None and entry.losses > 0
+    def _harmful_to(self, name: str) -> Callable[[str], bool]:
+        """Which prompts it must not share a worker with: of two that were lost before, neither may have its last chance."""
+        ledger, last = self.ledger, self.ledger.last_chance(name)
+        return lambda other: ledger.was_lost(other) and (last or ledger.last_chance(other))
 
     def _take_in(self, event: Event) -> None:
         fleet = self.fleet

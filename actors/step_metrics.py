@@ -33,11 +33,11 @@ LEARNER_KEYS = (
 
 @dataclass(frozen=True)
 class FleetFigures:
-    """Of a step: workers that serve or will in a moment, how often engines have run their vision towers for each picture,
-    and the slowest control call, seconds."""
+    """Of a step: workers that serve or will in a moment, how often engines have run their vision towers for each picture
+    (None: not known), and the slowest control call, seconds."""
 
     workers: int
-    passes_per_picture: float
+    passes_per_picture: float | None
     slowest_control: float
 
 
@@ -64,6 +64,7 @@ def step_metrics(
     """
     lengths = [len(completion.token_ids) for group in sampled.groups for completion in group.generation.completions]
     pictures = sum(task.request.pictures for task in sampled.tasks)
+    engines = fleet.passes_per_picture
     current, total = synced.version - bool(batch.train), sum(seconds.values())
     generations = tuple(group.generation for group in sampled.groups)
     wire = (tuple(task.request for task in sampled.tasks), generations, batch.train)
@@ -87,8 +88,10 @@ def step_metrics(
         "seconds": total,
         "wire_bytes": len(pickle.dumps(wire)),
         "weight_bytes": synced.nbytes if batch.train else 0,
-        "image_passes_per_prompt": fleet.passes_per_picture + learned.get("image_passes", 0.0) / pictures,
-        "vision_passes_per_prompt": fleet.passes_per_picture + learned.get("vision_passes", 0.0) / pictures,
+        **{
+            f"{kind}_passes_per_prompt": None if engines is None else engines + learned.get(f"{kind}_passes", 0.0) / pictures
+            for kind in ("image", "vision")
+        },
         "seconds_control_max": fleet.slowest_control,
         "workers": fleet.workers,
     }

@@ -95,7 +95,7 @@ class PromptTask:
 
 @dataclass(frozen=True)
 class Sync:
-    """A proved version: its number, bytes, and the largest canary gap of the workers that had proved it when it was trained on, nats."""
+    """A proved version: its number, bytes, and the largest canary gap of the workers that had proved it when the run went on, nats."""
 
     version: int
     nbytes: int

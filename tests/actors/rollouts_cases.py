@@ -23,16 +23,16 @@ class Recorder(SimulatedPort):
         self.told: list[Event] = []
         self.fleet: Any = None
         self.ledger: Any = None
-        self.alone, self.crowded = 0, list[str]()  # prompts lost before that were given to a worker without and with another
+        self.alone, self.crowded = 0, list[str]()  # last chances that were given to a worker without and with another lost one
 
     def generate(self, worker: str, task: PromptTask) -> None:
         (own,) = (one for one in self.fleet.workers if one.name == worker)
         assert own.state is State.SERVING and own.version == self.version, f"{worker} is given work without a proof"
         self.given.append((self._clock.now, worker, task, self.version))
-        suspects = [name for name in own.holds if self.ledger.entry(name).losses]
-        if task.request.request_id in suspects:
-            self.alone += suspects == [task.request.request_id]
-            self.crowded += [task.request.request_id] * (len(suspects) > 1)
+        lost = [name for name in own.holds if self.ledger.entry(name).losses]
+        if any(self.ledger.last_chance(name) for name in lost):
+            self.alone += lost == [task.request.request_id]
+            self.crowded += [task.request.request_id] * (len(lost) > 1)
         super().generate(worker, task)
 
     def wait(self, seconds: float, pending: object | None = None) -> Sequence[Event]:
@@ -74,5 +74,5 @@ def answers_of(*positions: int, by: Fate) -> Any:
 
 
 def assert_suspects_were_alone(port: Recorder) -> None:
-    """No worker was given a prompt that was lost before while it held another such prompt."""
+    """No worker held a prompt with its last chance and another that was lost before."""
     assert not port.crowded and port.alone

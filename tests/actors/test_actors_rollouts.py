@@ -124,7 +124,7 @@ def test_a_prompt_that_is_deadly_is_dropped_with_its_reason_after_its_attempts()
 
 @pytest.mark.parametrize("long", [0, 1, 3])
 def test_those_that_are_lost_with_a_deadly_prompt_are_not_dropped_with_it(long: int) -> None:
-    """All its companions of the first loss are suspects too; each is then alone among those that were not lost before."""
+    """All its companions of the first losses are suspects too; with its last chance each is alone among those never lost."""
     seconds = [10.0 if place == long else 12.0 for place in range(12)]
     own = simulation(
         seconds, answers_of(long, by="deadly"), prompts=12, prompts_per_step=12, workers=2, capacity=5, attempts=3
@@ -135,8 +135,19 @@ def test_those_that_are_lost_with_a_deadly_prompt_are_not_dropped_with_it(long: 
     assert_suspects_were_alone(own.port)
 
 
-def test_suspects_are_held_back_until_a_worker_has_none() -> None:
-    own = simulation([10.0] * 10, prompts=10, workers=2, capacity=8, prompts_per_step=8)
+def test_what_a_worker_held_goes_to_others_at_once_as_long_as_it_has_another_chance() -> None:
+    own = simulation([10.0] * 8, prompts=8, workers=2, capacity=8, prompts_per_step=8, attempts=3)
+    own.publish(0)
+    pump_until(own, 10.0)
+    own.rollouts.ask(0, 8)
+    own.rollouts.pump()
+    own.port.kill("w0")
+    pump_until(own, own.clock.now + 2.0)
+    assert len(own.fleet.holds("w1")) == 8 and own.ledger.waiting == 0
+
+
+def test_last_chances_are_held_back_until_a_worker_has_no_other_lost_prompt() -> None:
+    own = simulation([10.0] * 10, prompts=10, workers=2, capacity=8, prompts_per_step=8, attempts=2)
     own.publish(0)
     pump_until(own, 10.0)
     own.rollouts.ask(0, 8)
