@@ -7,6 +7,7 @@ does, who has a fleet to look after meanwhile (`actors.rollouts.Rollouts.meanwhi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +86,11 @@ class Learners:
     def address(self) -> Calls:
         """Where the ranks will meet, of rank 0."""
         return Calls([self._ranks[0].address.remote()], "the trainer", "learner rank 0 to answer", self._limits.engine_start)
+
+    def watch(self) -> Calls:
+        """A call that every rank answers when it has done what it was asked before; it fails as soon as one dies. Without a
+        limit: what they do has its own."""
+        return Calls([rank.address.remote() for rank in self._ranks], "the trainer", "the learner to live", math.inf)
 
     def start(self, address: tuple[str, int], checkpoint: str | None) -> Calls:
         """`checkpoint`: a folder `save` wrote."""

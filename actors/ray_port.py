@@ -74,6 +74,7 @@ class RayPort:
         self._bringing: dict[str, int] = {}
         self._kept: frozenset[int] = frozenset()  # versions that were left when others were removed
         self._asking: list[tuple[Calls, Callable[[], None]]] = []  # calls of the learner, and what follows them
+        self._next_watch = 0.0  # when the learner ranks are asked again whether they live
         self._next_health: dict[str, float] = {}
         self._asked: dict[str, float] = {}  # when a worker was asked how it is, until it answers
         self._working: set[str] = set()  # workers that have been heard of at work
@@ -214,6 +215,7 @@ class RayPort:
             self._expect(actor.abandon.remote(), worker, lambda _: [])
         self._work, self._asking, self._bringing, self._canaries = set(), [], {}, []
         self._pictures.given_up()
+        self._next_watch = 0.0
         self._scorers.withdraw()
 
     def _expect(self, ref: ray.ObjectRef, worker: str, handler: Handler, work: bool = False) -> None:
@@ -231,6 +233,7 @@ class RayPort:
     def wait(self, seconds: float, pending: Calls | None = None) -> list[Event]:
         """Also raises what a call of the learner, or the start of a reward actor, has failed with."""
         self._ask_health()
+        self._watch_learner()
         learner = [ref for calls, _ in self._asking for ref in calls.missing]
         learner += pending.missing if pending is not None else ()
         refs = [*self._refs, *self._scorers.refs, *learner]
@@ -250,6 +253,16 @@ class RayPort:
         self._scorers.check()  # after the scores that had come
         self._end_overdue(time.monotonic())
         return events
+
+    def _watch_learner(self) -> None:
+        """Keep a call open at every rank: one that dies is noticed at once, also while nothing is asked of the learner."""
+
+        def answered() -> None:
+            self._next_watch = time.monotonic() + POLL_SECONDS
+
+        if time.monotonic() >= self._next_watch:
+            self._next_watch = math.inf
+            self._asking.append((self._learners.watch(), answered))
 
     def _ask_health(self) -> None:
         """Ask every worker how it is, once in a while; one that does not answer is not asked again."""
