@@ -66,11 +66,12 @@ class FleetStatus:
         with (self._folder / LIVES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def write(self, fleet: Fleet, ranks: int, groups: Mapping[str, int]) -> None:
-        """Write what is now, unless that was done a moment ago. `groups`: reward actors, and how many each is scoring."""
+    def write(self, fleet: Fleet, ranks: int, groups: Mapping[str, int]) -> float:
+        """Write what is now, unless that was done a moment ago; returns the seconds until there may be something to write.
+        `groups`: reward actors, and how many each is scoring."""
         now = self._pace()
-        if now - self._written < SHORTEST:
-            return
+        if (early := self._written + SHORTEST - now) > 0:
+            return early
         shown = {
             "pid": self._pid, "step": self.step, "steps": self._steps, "doing": self.doing, "target": fleet.target,
             "version": fleet.version, "workers": self._workers(fleet),
@@ -80,6 +81,7 @@ class FleetStatus:
         if shown != self._shown or now - self._written >= LONGEST:
             write_text(self._folder / NOW, json.dumps({"time": self._clock(), **shown}) + "\n", durable=False)
             self._shown, self._written = shown, now
+        return LONGEST
 
     def _workers(self, fleet: Fleet) -> Sequence[dict[str, Any]]:
         return [

@@ -71,7 +71,8 @@ class Oversight:
         self._status, self._request, self._autoscaler, self._say, self._clock = status, request, autoscaler, say, clock
         self._begun, self._busy = clock(), 0.0
 
-    def __call__(self) -> None:
+    def __call__(self) -> float:
+        """Seconds within which the next call is wanted."""
         size = self._request.look()
         if size is not None and self._autoscaler is not None:
             self._say(f"grpo: the number of rollout workers is decided by {SIZE} from now on, not by what the steps show")
@@ -80,7 +81,7 @@ class Oversight:
             self._say(f"grpo: {size} rollout workers are asked for ({SIZE}), there were to be {self._fleet.target}")
             self._fleet.scale(size)
         self._identities.look()
-        self._status.write(self._fleet, self._ranks, self._groups())
+        return self._status.write(self._fleet, self._ranks, self._groups())
 
     def step_begins(self) -> None:
         """What follows is another step."""

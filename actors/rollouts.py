@@ -154,9 +154,10 @@ class Rollouts:
         take: Callable[[int, Stretch, int], Sequence[PromptTask]],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        turned: Callable[[], None] = lambda: None,
+        turned: Callable[[], float] = lambda: POLL_SECONDS,
     ) -> None:
-        """`turned` is called at every turn of `pump`; see `actors.oversight`."""
+        """`turned` is called at every turn of `pump`, before it waits, and says within how many seconds it wants to be called
+        again; see `actors.oversight`."""
         self.fleet, self.ledger = fleet, ledger
         self._port, self._take, self._say, self._clock, self._turned = port, take, say, clock, turned
         self._tasks: dict[str, PromptTask] = {}
@@ -267,13 +268,12 @@ class Rollouts:
                 self._say(f"grpo: rollout worker {action.worker} ended: {action.reason}")
                 self._port.end(action.worker, action.reason)
         self._send()
-        for event in self._port.wait(POLL_SECONDS, pending):
+        for event in self._port.wait(min(POLL_SECONDS, self._turned()), pending):
             self._take_in(event)
         if self._clock() - self._checked >= POLL_SECONDS:
             self._checked = self._clock()
             for held in self.fleet.check():
                 self._lose(held, "its worker was silent")
-        self._turned()
 
     def _send(self) -> None:
         held_back = []

@@ -30,6 +30,8 @@ Found = TypeVar("Found")
 SILENCE_SECONDS = 180.0
 #: What may take to end, once it was told to.
 LEAVE_SECONDS = 90.0
+#: Kills of one aim before it is given up: each may come when the state has just changed.
+MOST_ATTEMPTS = 8
 PROMPTS = 3
 #: Seconds of a reward: nine make up most of a step, and a worker that has answered has nothing to do meanwhile.
 REWARD_SECONDS = 0.15
@@ -135,7 +137,7 @@ def kill_one(
         own = aim_at(aim, seen, fits) if seen is not None else None
         return kill(aim, seen, own, by) if own is not None else None
 
-    while True:
+    for _ in range(MOST_ATTEMPTS):
         killed = run.until(f"{aim} was there to be killed", look)
         shown.attempts += 1
         seconds = run.until(f"{killed.name} was replaced", lambda: recovered(killed, lives(run.stage)))
@@ -145,6 +147,7 @@ def kill_one(
             shown.seconds.append(seconds)
             return
         run.until("all are back", run.seen(whole))
+    raise AssertionError(f"{aim} was in another state every one of the {MOST_ATTEMPTS} times that it was killed")
 
 
 def whole(seen: Line) -> bool:

@@ -112,7 +112,7 @@ def main() -> None:
             except (AssertionError, RunEnded, DeadlineExceeded, subprocess.TimeoutExpired) as error:
                 failed[name] = str(error)
                 print(f"{name} FAILED: {error}", flush=True)
-    report("chaos_matrix", options, results | ({"failed": failed} if failed else {}))
+            report("chaos_matrix", options, results | ({"failed": failed} if failed else {}))  # after each: it takes long
     sys.exit(1 if failed else 0)
 
 
