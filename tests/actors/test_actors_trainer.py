@@ -24,6 +24,7 @@ from actors.step_metrics import FleetFigures, gap_alarm, step_metrics
 from actors.trainer import resumed, train_policy, work_of
 from actors.types import Completion, Generation, Group, PromptTask, RolloutRequest, Sync
 from benchmarks.digit_writer import digit_writer
+from actors.weights import shared_memory_folder
 from configs.schema import (
     FailureConfig,
     GRPOConfig,
@@ -430,6 +431,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
     trained, start = load_policy(model).state_dict(), load_policy(base).state_dict()
     assert any(not torch.equal(trained[name], start[name]) for name in start)
     assert len(second.copies) >= 2 and all(name.endswith(".safetensors") for name in second.copies)  # one per version
-    assert not list(Path("/dev/shm").glob("ladder-*-grpo*")) and not (folder / "checkpoints").exists()
+    own = shared_memory_folder(folder)  # its copies beside it; folders of other runs are theirs
+    assert not list(own.parent.glob(f"{own.name}*")) and not (folder / "checkpoints").exists()
     third = Reader(kill=False)
     assert train_policy(config, rows, base, folder, third) == model and third.lines == ["grpo: already trained"]
