@@ -16,7 +16,7 @@ What holds
     * What a dead worker held is returned to the caller once; others answer it.
     * A worker that waits for room in the cluster is not timed, as long as others are there.
     * Deaths have a budget: more than `deaths` within `window` seconds raise FleetExhausted, because workers that die as
-      fast as they start would otherwise be replaced for ever.
+      fast as they start would otherwise be replaced for ever. Those of one node within `NODE_SECONDS` count once.
     * Names are never used twice: what a lost worker still says is nobody's.
 
 Source: DESIGN, rollout fleet. `actors.rollouts` carries out what `plan` says.

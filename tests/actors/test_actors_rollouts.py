@@ -11,6 +11,7 @@ from actors.fleet import FleetExhausted, State
 from actors.ledger import Ledger, LedgerError
 from actors.rollouts import Answered, Failed, Lost, Proved, Scored
 from actors.types import Completion, Generation, PromptTask
+from benchmarks.fleet_simulation import Simulation
 from benchmarks.simulated_port import Due, Fate, Latencies
 from rewards.outcome import Score
 from rollouts_cases import answers_of, assert_suspects_were_alone, pump_until, simulation
@@ -135,25 +136,25 @@ def test_those_that_are_lost_with_a_deadly_prompt_are_not_dropped_with_it(long: 
     assert_suspects_were_alone(own.port)
 
 
-def test_what_a_worker_held_goes_to_others_at_once_as_long_as_it_has_another_chance() -> None:
-    own = simulation([10.0] * 8, prompts=8, workers=2, capacity=8, prompts_per_step=8, attempts=3)
+def after_a_death(prompts: int, attempts: int) -> Simulation:
+    """Eight prompts were sent to two workers, of which one has died; the other has been given what it may have."""
+    own = simulation([10.0] * prompts, prompts=prompts, workers=2, capacity=8, prompts_per_step=8, attempts=attempts)
     own.publish(0)
     pump_until(own, 10.0)
     own.rollouts.ask(0, 8)
     own.rollouts.pump()
     own.port.kill("w0")
     pump_until(own, own.clock.now + 2.0)
+    return own
+
+
+def test_what_a_worker_held_goes_to_others_at_once_as_long_as_it_has_another_chance() -> None:
+    own = after_a_death(prompts=8, attempts=3)
     assert len(own.fleet.holds("w1")) == 8 and own.ledger.waiting == 0
 
 
 def test_last_chances_are_held_back_until_a_worker_has_no_other_lost_prompt() -> None:
-    own = simulation([10.0] * 10, prompts=10, workers=2, capacity=8, prompts_per_step=8, attempts=2)
-    own.publish(0)
-    pump_until(own, 10.0)
-    own.rollouts.ask(0, 8)
-    own.rollouts.pump()
-    own.port.kill("w0")
-    pump_until(own, own.clock.now + 2.0)
+    own = after_a_death(prompts=10, attempts=2)
     held = own.fleet.holds("w1")
     assert len(held) == 5 and own.ledger.waiting == 3  # its own four, and one of the four that w0 was lost with
     own.rollouts.ask(0, 2)
