@@ -3,7 +3,7 @@
     ladder scale ──STAGE/scale.json──▶ Oversight ──▶ Fleet.scale            Oversight ──▶ STAGE/fleet.json ──▶ ladder status
            trainer ──a step's load──▶ Autoscaler ──┘
 
-What holds: the file is looked at once a second; it holds for resumed runs too, and outranks `rollout.workers` and the
+What holds: the file is looked at five times a second; it holds for resumed runs too, and outranks `rollout.workers` and the
 autoscaler while it is there. One that says nothing usable is told about once and changes nothing.
 """
 
@@ -20,7 +20,7 @@ from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 
 SIZE = "scale.json"
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.2
 
 
 class SizeRequest:
@@ -32,13 +32,13 @@ class SizeRequest:
         self._seen: str | None = None
 
     def look(self) -> int | None:
-        """A size that has been asked for since the last look, at most one look a second."""
+        """A size that has been asked for since the last look; no look sooner than `LOOK_SECONDS` after another."""
         if self._clock() - self._looked < LOOK_SECONDS:
             return None
         self._looked = self._clock()
         try:
             text = self._path.read_text(encoding="utf-8") if self._path.is_file() else None
-        except OSError:  # it is being replaced, or the file system has a moment: there is another look in a second
+        except OSError:  # it is being replaced, or the file system has a moment: there is another look soon
             return None
         except UnicodeDecodeError as error:
             text = str(error)
@@ -81,7 +81,7 @@ class Oversight:
             self._say(f"grpo: {size} rollout workers are asked for ({SIZE}), there were to be {self._fleet.target}")
             self._fleet.scale(size)
         self._identities.look()
-        return self._status.write(self._fleet, self._ranks, self._groups())
+        return min(LOOK_SECONDS, self._status.write(self._fleet, self._ranks, self._groups()))
 
     def step_begins(self) -> None:
         """What follows is another step."""

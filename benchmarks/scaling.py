@@ -2,8 +2,10 @@
 
     python -m benchmarks.scaling [--steps 80] [--json FILE]
 
-No step fails and no prompt is sent twice: who leaves answers first what it holds. Seconds of each joiner count from the
-command; its first sample is told when fleet.json shows it at work for the first time, and that group's own seconds are over.
+Sampling is what takes the time of a step, as in a run that somebody scales up: an engine computes one prompt at a time, and
+the next step's prompts wait while the learner works (`grpo.staleness` 1). No step fails and no prompt is sent twice: who
+leaves answers first what it holds. Seconds of each joiner count from the command; its first sample is told when fleet.json
+shows it at work for the first time, and that group's own seconds are over.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_cases import PROMPTS, Run, finish, folder_of, gone_after, started
+from benchmarks.chaos_cases import Run, finish, folder_of, gone_after, started
 from benchmarks.digit_run import make_model
 from benchmarks.measure import report
 from benchmarks.processes import Family
@@ -28,7 +30,8 @@ from launch.run_folder import RunFolder
 from launch.scale import scale
 
 SMALL, LARGE = 1, 3
-#: Of a reward: a step is then short enough for joiners to be given something soon, and the run lasts until they are there.
+PROMPTS, GROUP = 6, 3
+#: Of a reward: the run lasts until joiners are there.
 REWARD_SECONDS = 0.1
 #: Of a worker: three have room beside the learner on two cores.
 WORKER_CPUS = 0.4
@@ -108,8 +111,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         model = make_model(Path(scratch) / "policy")
-        fleet_of = {"workers": SMALL, "num_cpus": WORKER_CPUS}
-        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout=fleet_of)
+        fleet_of = {"workers": SMALL, "num_cpus": WORKER_CPUS, "max_num_seqs": GROUP}
+        asked_of = {"staleness": 1, "prompts_per_step": PROMPTS, "group_size": GROUP}
+        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout=fleet_of, grpo=asked_of)
         try:
             result = scaled(folder, options.steps, family)
         finally:
