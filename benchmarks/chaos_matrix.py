@@ -1,6 +1,6 @@
 """The chaos matrix: everything of which a run of stage 3 consists is killed in the midst of it, and the run ends well.
 
-    python -m benchmarks.chaos_matrix [--case NAME ...] [--repeat 3] [--json FILE]
+    python -m benchmarks.chaos_matrix [--case NAME ...] [--repeat 3] [--json FILE [--add]]
 
 A victim is chosen by its actor id and its state in the trainer's fleet.json; that it was lost in that state is read from
 fleet.jsonl. After each case every prompt is trained once or dropped with a reason, metrics are continuous, no failure has a
@@ -11,6 +11,7 @@ serves, a reward actor or a learner that is ready; where the run itself was lost
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -96,16 +97,20 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="kills of each")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the runs stay, with their logs; default: nowhere")
     parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--add", action="store_true", help="to the cases that are in that file")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
-    results, failed = {}, {}
+    results = json.loads(options.json.read_text())["results"] if options.add else {}
+    failed = results.pop("failed", {})
     with tempfile.TemporaryDirectory() as scratch:
         place = options.keep or Path(scratch)
         model = make_model(place / "policy")
         for name, case in cases(options.repeat).items():
             if options.case is not None and name not in options.case:
                 continue
+            results.pop(name, None)
+            failed.pop(name, None)
             try:
                 results[name] = measured(name, case, model, place / name, options.repeat)
                 print(f"{name}: {results[name]['recovery_seconds']}", flush=True)
