@@ -36,20 +36,12 @@ import numpy as np
 from PIL import Image
 
 from data.media import PictureError, decoded_sizes
-from data.scenes.types import Camera, Frame, Scene, SceneObject, Solid
+from data.scenes.types import Camera, Frame, Scene, SceneError, SceneObject, Solid
 
 FILE = "scene.json"
 _GREY = (0.6, 0.6, 0.6)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXIF_ORIENTATION = 0x0112
-
-
-class SceneError(ValueError):
-    """A scene that cannot be read: which file, which field of it, why, and what to do."""
-
-    def __init__(self, file: Path, field: str, reason: str, action: str):
-        self.file, self.field, self.reason, self.action = Path(file), field, reason, action
-        super().__init__(f"{file}: {field}: {reason}. {action}")
 
 
 def read_posed_frames(folder: str | Path) -> list[Scene]:
@@ -61,13 +53,13 @@ def read_posed_frames(folder: str | Path) -> list[Scene]:
     folder = Path(folder).resolve()
     files = [folder / FILE] if (folder / FILE).is_file() else sorted(folder.glob(f"*/{FILE}"))
     if not files:
-        raise SceneError(folder, FILE, "neither the folder nor a folder directly inside it has one",
+        raise SceneError(folder.name, folder, FILE, "neither the folder nor a folder directly inside it has one",
                          "Point data.source at a scene folder or at a folder of scene folders")
     scenes: dict[str, Scene] = {}
     for file in files:
         scene = _read_scene(file)
         if scene.id in scenes:
-            raise SceneError(file, "scene", f"the name {scene.id!r} is already taken by another folder",
+            raise SceneError(file.parent.name, file, "scene", f"the name {scene.id!r} is already taken by another folder",
                              "Give every scene its own name")
         scenes[scene.id] = scene
     return list(scenes.values())
@@ -77,7 +69,8 @@ def _read_scene(file: Path) -> Scene:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SceneError(file, "whole file", f"is not JSON ({error})", "Write it as UTF-8 JSON") from error
+        raise SceneError(file.parent.name, file, "whole file", f"is not JSON ({error})",
+                         "Write it as UTF-8 JSON") from error
     reader = _Reader(file)
     name = reader.text(document, "scene", "")
     if not _NAME.fullmatch(name):
@@ -176,7 +169,7 @@ class _Reader:
         self.file = file
 
     def refuse(self, field: str, reason: str, action: str):
-        raise SceneError(self.file, field, reason, action)
+        raise SceneError(self.file.parent.name, self.file, field, reason, action)
 
     def get(self, entry: object, key: str, at: str) -> object:
         if not isinstance(entry, dict):

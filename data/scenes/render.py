@@ -12,7 +12,7 @@ from typing import Sequence
 
 import numpy as np
 
-from data.scenes.types import Camera, SceneObject, Solid
+from data.scenes.types import ALIGNED, Axes, Camera, SceneObject, Solid
 
 NEAR = 0.05
 _LIGHT = np.array([0.35, -0.5, 0.79])
@@ -50,10 +50,13 @@ def project(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]
     return homogeneous[:, :2] / safe[:, None], depth
 
 
-def corners(center: Sequence[float], dimensions: Sequence[float]) -> np.ndarray:
-    """The eight corners (8, 3) of an axis-aligned box given its middle and full sizes."""
+def corners(center: Sequence[float], dimensions: Sequence[float], axes: Axes = ALIGNED) -> np.ndarray:
+    """The eight corners (8, 3) of a box given its middle, and its full sizes along the rows of `axes`.
+
+    Corners i and j share an edge where i and j differ in one bit; bit 4 is dimension 0, bit 1 dimension 2.
+    """
     signs = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
-    return np.asarray(center, float) + signs * np.asarray(dimensions, float)
+    return np.asarray(center, float) + (signs * np.asarray(dimensions, float)) @ np.asarray(axes, float)
 
 
 def _window(solid: Solid, camera: Camera) -> tuple[int, int, int, int] | None:

@@ -1,39 +1,60 @@
-"""A 3-D scene, whatever its source: objects with boxes, frames with cameras, all in one world frame.
+"""A 3-D scene, whatever its source: objects with boxes, frames with cameras, all in one world frame; and what a source is.
 
-What holds: metres; world z up, floor at about z = 0; boxes axis-aligned in the world frame; cameras x right, y down,
-z forward; `camera_to_world` maps camera coordinates to world coordinates.
+What holds: metres; world z up, floor at about z = 0; boxes turned by their `axes`, along the world's by default; cameras
+x right, y down, z forward; `camera_to_world` maps camera coordinates to world coordinates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol, Sequence
 
 import numpy as np
+
+Vector = tuple[float, float, float]
+#: Rows are the unit directions, in the world, of a box's dimensions 0, 1 and 2; right-handed.
+Axes = tuple[Vector, Vector, Vector]
+ALIGNED: Axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def hull_sizes(dimensions: Vector, axes: Axes) -> Vector:
+    """Full sizes along world x, y and z of the axis-aligned hull of an oriented box; the centre is the same."""
+    return dimensions if axes == ALIGNED else tuple((np.abs(np.array(axes)).T @ dimensions).tolist())
 
 
 @dataclass(frozen=True)
 class Solid:
-    """A primitive that the renderer draws: axis-aligned box, ellipsoid or upright cylinder inscribed in its box.
+    """A primitive that the renderer draws: a box, or an ellipsoid or cylinder (along axis 2) inscribed in its box.
 
-    `center` and `half` are (3,) metres, `color` linear RGB in [0, 1].
+    `center` and `half` are (3,) metres, `half` along `axes`; `color` linear RGB in [0, 1].
     """
 
     kind: Literal["box", "ellipsoid", "cylinder"]
-    center: tuple[float, float, float]
-    half: tuple[float, float, float]
-    color: tuple[float, float, float]
+    center: Vector
+    half: Vector
+    color: Vector
+    axes: Axes = ALIGNED
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One labelled thing: its box (middle and full sizes, metres) and, where it is rendered, the solids it is made of."""
+    """One labelled thing: its box (middle and full sizes, metres) and, where it is rendered, the solids it is made of.
+
+    `dimensions[i]` is the size along `axes[i]`.
+    """
 
     id: int
     label: str
-    center: tuple[float, float, float]
-    dimensions: tuple[float, float, float]
+    center: Vector
+    dimensions: Vector
     solids: tuple[Solid, ...] = ()
+    axes: Axes = ALIGNED
+
+    @property
+    def hull(self) -> Vector:
+        """Full sizes along world x, y and z of the box's axis-aligned hull, metres; its middle is `center`."""
+        return hull_sizes(self.dimensions, self.axes)
 
 
 @dataclass(frozen=True)
@@ -48,21 +69,72 @@ class Camera:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a scene. `image` is a file for real scenes and None where the renderer makes the picture."""
+    """One picture of a scene. `image` is a file for real scenes and None where the renderer makes the picture.
+
+    `depth` is a 16-bit PNG of the same view in millimetres along the viewing axis, 0 where unknown (ScanNet's
+    convention), or None. It may have another size than the picture: colour pixel (u, v) is depth pixel
+    (u * depth width / width, v * depth height / height).
+    """
 
     name: str
     camera: Camera
     image: str | None = None
+    depth: str | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
     """Objects and frames. `room` is the extent ((x0, y0, z0), (x1, y1, z1)) in metres, None where unknown.
 
-    `frames` are in temporal order.
+    `frames` are in temporal order. `room_area` is the floor's area in square metres where the source knows it better
+    than by the sides of `room`: a floor need not be a rectangle.
     """
 
     id: str
     objects: tuple[SceneObject, ...]
     frames: tuple[Frame, ...]
-    room: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    room: tuple[Vector, Vector] | None = None
+    room_area: float | None = None
+
+
+# Sources ----------------------------------------------------------------------------------------------------------
+
+
+class SceneError(ValueError):
+    """One scene that cannot be read: which scene, which file, which field of it, why, and what to do.
+
+    Other scenes of the source are not concerned: whoever builds from many reports it and goes on.
+    """
+
+    def __init__(self, scene: str, file: str | Path, field: str, reason: str, action: str):
+        self.scene, self.file, self.field, self.reason, self.action = scene, Path(file), field, reason, action
+        super().__init__(f"scene {scene}: {file}: {field}: {reason}. {action}")
+
+    def __reduce__(self):
+        return type(self), (self.scene, self.file, self.field, self.reason, self.action)
+
+
+class SourceError(ValueError):
+    """A source that has no scenes to offer: where it was looked for, why it is none, and what to do."""
+
+    def __init__(self, place: str | Path, reason: str, action: str):
+        self.place, self.reason, self.action = Path(place), reason, action
+        super().__init__(f"{place}: {reason}. {action}")
+
+    def __reduce__(self):
+        return type(self), (self.place, self.reason, self.action)
+
+
+class SceneSource(Protocol):
+    """Where scenes come from. Small and picklable, so that every process of a build may hold one.
+
+    `load` depends on the source's settings and the id alone: not on the order of calls, nor on other scenes.
+    """
+
+    def scene_ids(self) -> Sequence[str]:
+        """Names of all scenes, each once, in an order that does not change; no scene is loaded. SourceError."""
+        ...
+
+    def load(self, scene_id: str) -> Scene:
+        """The scene, whose `id` is `scene_id`, checked whole. SceneError; KeyError for a name that is not listed."""
+        ...
