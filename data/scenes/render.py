@@ -12,22 +12,13 @@ from typing import Sequence
 
 import numpy as np
 
-from data.scenes.types import ALIGNED, Axes, Camera, SceneObject, Solid
+from data.scenes.types import ALIGNED, Axes, Backdrop, Camera, SceneObject, Solid, Texture
 
 NEAR = 0.05
-_LIGHT = np.array([0.35, -0.5, 0.79])
-_AMBIENT = 0.5
 #: Stable shades of the four walls, so that a corner of the room is visible.
 _WALL_SHADE = (0.95, 0.86, 0.90, 0.80)
-
-
-@dataclass(frozen=True)
-class Backdrop:
-    """Colours (linear RGB in [0, 1]) of what is not an object: walls or sky, floor or ground, ceiling."""
-
-    wall: tuple[float, float, float] = (0.86, 0.84, 0.80)
-    floor: tuple[float, float, float] = (0.62, 0.55, 0.47)
-    ceiling: tuple[float, float, float] = (0.95, 0.95, 0.95)
+#: Width of a joint between tiles as a share of the tile, and length of a board in widths.
+_JOINT, _PLANK = 0.06, 8.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def corners(center: Sequence[float], dimensions: Sequence[float], axes: Axes = A
 
 def _window(solid: Solid, camera: Camera) -> tuple[int, int, int, int] | None:
     """Pixel rectangle (u0, v0, u1, v1) that can hold the solid, None when it is out of sight."""
-    pixels, depth = project(corners(solid.center, 2 * np.asarray(solid.half)), camera)
+    pixels, depth = project(corners(solid.center, 2 * np.asarray(solid.half), solid.axes), camera)
     if (depth < NEAR).all():
         return None
     if (depth < NEAR).any():
@@ -140,7 +131,41 @@ def _background(rays: np.ndarray, origin: np.ndarray, room, backdrop: Backdrop) 
     axis = exits.argmin(-1)
     positive = np.take_along_axis(rays, axis[..., None], -1)[..., 0] > 0
     palette = np.array([np.asarray(backdrop.wall) * shade for shade in _WALL_SHADE] + [backdrop.floor, backdrop.ceiling])
-    return palette[2 * axis + positive]
+    side = 2 * axis + positive
+    color = palette[side]
+    for texture, where in ((backdrop.wall_texture, side < 4), (backdrop.floor_texture, side == 4)):
+        if texture is not None:
+            hit = origin + exits[where].min(-1, keepdims=True) * rays[where]
+            upright = side[where] < 4  # along a wall: its horizontal axis, then z; on the floor: x, then y
+            along = np.where(axis[where] == 0, hit[:, 1], hit[:, 0])
+            color[where] *= _pattern(texture, along, np.where(upright, hit[:, 2], hit[:, 1]))[:, None]
+    return color
+
+
+def _pattern(texture: Texture, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Factors (N,) of the colour, 1 - contrast to 1, at (a, b) metres on the surface."""
+    i, j = a / texture.size, b / texture.size
+    if texture.kind == "tiles":
+        joint = (i % 1 < _JOINT) | (j % 1 < _JOINT)
+        dark = np.where(joint, 1.0, 0.3 * _scatter(np.floor(i), np.floor(j)))
+    elif texture.kind == "planks":
+        row = np.floor(j)
+        dark = _scatter(np.floor(i / _PLANK + _scatter(row, row)), row)
+    elif texture.kind == "stripes":
+        dark = (i % 1 < 0.5).astype(float)
+    else:
+        (i0, u), (j0, v) = ((np.floor(x), x - np.floor(x)) for x in (i, j))
+        near, far = (_scatter(i0, j0 + dj) * (1 - u) + _scatter(i0 + 1, j0 + dj) * u for dj in (0, 1))
+        dark = near * (1 - v) + far * v
+    return 1.0 - texture.contrast * dark
+
+
+def _scatter(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """A fixed number in [0, 1) for every pair of whole numbers, without visible order."""
+    i, j = (k.astype(np.int64).astype(np.uint32) for k in (i, j))
+    h = i * np.uint32(0x9E3779B1) ^ j * np.uint32(0x85EBCA77)
+    h = (h ^ h >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
+    return (h ^ h >> np.uint32(13)) / 2.0**32
 
 
 def render(objects: Sequence[SceneObject], camera: Camera, room=None, backdrop: Backdrop = Backdrop()) -> Rendering:
@@ -150,19 +175,29 @@ def render(objects: Sequence[SceneObject], camera: Camera, room=None, backdrop: 
     color = _background(rays, origin, room, backdrop)
     depth = np.full(rays.shape[:2], np.inf)
     instance = np.full(rays.shape[:2], -1, np.int32)
-    light = _LIGHT / np.linalg.norm(_LIGHT)
+    ambient = backdrop.light.ambient
+    light = np.array(backdrop.light.direction) / np.linalg.norm(backdrop.light.direction)
     for item in objects:
         for solid in item.solids:
             window = _window(solid, camera)
             if window is None:
                 continue
             u0, v0, u1, v1 = window
-            half = np.asarray(solid.half, float)
-            t, normal = _HITS[solid.kind](origin - np.asarray(solid.center), rays[v0:v1, u0:u1], half)
+            t, normal = _hit(solid, origin, rays[v0:v1, u0:u1])
             nearer = t < depth[v0:v1, u0:u1]
-            shade = _AMBIENT + (1 - _AMBIENT) * np.clip((normal[nearer] @ light) * 0.75 + 0.25, 0, 1)
+            shade = ambient + (1 - ambient) * np.clip((normal[nearer] @ light) * 0.75 + 0.25, 0, 1)
             depth[v0:v1, u0:u1][nearer] = t[nearer]
             instance[v0:v1, u0:u1][nearer] = item.id
             color[v0:v1, u0:u1][nearer] = np.asarray(solid.color) * shade[:, None]
-    rgb = np.clip(color * 255 + 0.5, 0, 255).astype(np.uint8)
+    rgb = np.clip(color * backdrop.light.gain * 255 + 0.5, 0, 255).astype(np.uint8)
     return Rendering(rgb, depth.astype(np.float32), instance)
+
+
+def _hit(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Multiples (h, w) of the rays at which they meet the solid, inf beside it, and its normals there, in the world."""
+    half, start = np.asarray(solid.half, float), origin - np.asarray(solid.center)
+    if solid.axes == ALIGNED:
+        return _HITS[solid.kind](start, rays, half)
+    axes = np.asarray(solid.axes, float)
+    t, normal = _HITS[solid.kind](axes @ start, rays @ axes.T, half)
+    return t, normal @ axes

@@ -64,8 +64,8 @@ def backdrop(scene: Scene) -> Backdrop:
 
 
 def frame_picture(scene: Scene, frame: Frame) -> Rendering:
-    """The picture, depth and instance map of one frame of a procedural room."""
-    return render(scene.objects, frame.camera, scene.room, backdrop(scene))
+    """The picture, depth and instance map of one frame that has no image, of a scene from any source."""
+    return render(scene.objects, frame.camera, scene.room, scene.backdrop or backdrop(scene))
 
 
 def look(position: np.ndarray, yaw: float, pitch: float) -> np.ndarray:

@@ -72,14 +72,51 @@ class Frame:
     """One picture of a scene. `image` is a file for real scenes and None where the renderer makes the picture.
 
     `depth` is a 16-bit PNG of the same view in millimetres along the viewing axis, 0 where unknown (ScanNet's
-    convention), or None. It may have another size than the picture: colour pixel (u, v) is depth pixel
-    (u * depth width / width, v * depth height / height).
+    convention), or None; it may have another size than the picture. `depth_intrinsics` (3, 3) are the depth picture's, in
+    its pixels; None: the camera's, scaled by the ratio of the sizes. `data.scenes.depth` reads it.
     """
 
     name: str
     camera: Camera
     image: str | None = None
     depth: str | None = None
+    depth_intrinsics: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A pattern over a surface, by the world's coordinates: square tiles with joints, staggered boards, upright stripes, or
+    patches, of `size` metres each. `contrast` is the largest share of the colour that it takes away.
+    """
+
+    kind: Literal["tiles", "planks", "stripes", "noise"]
+    size: float
+    contrast: float
+
+
+@dataclass(frozen=True)
+class Light:
+    """`direction` (3,) towards the light, any length; `ambient` is the share of light that comes from everywhere;
+    `gain` (3,) multiplies the colours of everything: bright or dim, warm or cold.
+    """
+
+    direction: Vector = (0.35, -0.5, 0.79)
+    ambient: float = 0.5
+    gain: Vector = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What is not an object: colours (linear RGB in [0, 1]) of walls or sky, of floor or ground, of the ceiling, their
+    patterns, and the light on everything.
+    """
+
+    wall: Vector = (0.86, 0.84, 0.80)
+    floor: Vector = (0.62, 0.55, 0.47)
+    ceiling: Vector = (0.95, 0.95, 0.95)
+    wall_texture: Texture | None = None
+    floor_texture: Texture | None = None
+    light: Light = Light()
 
 
 @dataclass(frozen=True)
@@ -87,7 +124,8 @@ class Scene:
     """Objects and frames. `room` is the extent ((x0, y0, z0), (x1, y1, z1)) in metres, None where unknown.
 
     `frames` are in temporal order. `room_area` is the floor's area in square metres where the source knows it better
-    than by the sides of `room`: a floor need not be a rectangle.
+    than by the sides of `room`: a floor need not be a rectangle. `backdrop` is how frames without an image are drawn; None:
+    as the scene's name has it (`data.scenes.rooms.frame_picture`).
     """
 
     id: str
@@ -95,6 +133,7 @@ class Scene:
     frames: tuple[Frame, ...]
     room: tuple[Vector, Vector] | None = None
     room_area: float | None = None
+    backdrop: Backdrop | None = None
 
 
 # Sources ----------------------------------------------------------------------------------------------------------
