@@ -48,6 +48,15 @@ class RoomsConfig(Section):
     frames_per_room: int = Field(16, ge=8, description="Camera poses rendered per room; rows draw from them")
 
 
+class ScanNetConfig(Section):
+    """Scans in ScanNet's layout (`data.scenes.scannet`)."""
+
+    every_nth: int = Field(20, ge=1, description="Of the capture's frames, those whose number is a multiple of this are used: 30 are "
+                           "filmed a second, and neighbours show the same")
+    drop_labels: tuple[str, ...] = Field(("wall", "floor", "ceiling"), description="Annotated labels that are no things to ask "
+                                         "about; they still count for the extent and the area of the room")
+
+
 class ConstructionConfig(Section):
     """Thresholds of the question construction (`data.questions`). Ours: the paper publishes none."""
 
@@ -65,9 +74,11 @@ class ConstructionConfig(Section):
 
 class DataConfig(Section):
     path: str | None = Field(None, description="A built data folder (train/ and heldout/ in the released layout); none: build")
-    source: str | None = Field(None, description="A posed-frames folder with scene.json to build from; none: procedural rooms")
+    source: str | None = Field(None, description="Scenes to build from, a folder or file; none: procedural rooms")
+    source_format: Literal["posed_frames", "scannet"] = Field("posed_frames", description="What `source` holds (docs/data.md)")
     preset: Literal["ladder", "paper"] = Field("ladder", description="Prompt templates (data.prompts)")
     rooms: RoomsConfig = RoomsConfig()
+    scannet: ScanNetConfig = ScanNetConfig()
     construction: ConstructionConfig = ConstructionConfig()
 
 

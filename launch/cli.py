@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES, RunConfig
+from launch import data_frames
 from launch.data_checks import data_problems
 from launch.fleet_view import STAGE, read_fleet
 from launch.places import home, with_absolute_paths
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write; must not exist yet")
     _settings(build)
     build.set_defaults(command=_build)
+    data_frames.add_command(data)
 
     reward = commands.add_parser("reward", help="rewards of your own").add_subparsers(required=True, metavar="ACTION")
     _reward_commands(reward)

@@ -33,7 +33,7 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
         return
     yield from _rooms_problems(config)
     if config.data.source is not None:
-        yield from _source_problems(Path(config.data.source))
+        yield from _source_problems(config)
 
 
 def _rooms_problems(config: RunConfig) -> Iterator[Problem]:
@@ -56,13 +56,22 @@ def _rooms_problems(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-def _source_problems(folder: Path) -> Iterator[Problem]:
-    from data.scenes.posed_frames import SceneError, read_posed_frames
+def _source_problems(config: RunConfig) -> Iterator[Problem]:
+    """A source without scenes, or whose scenes are all faulty. Reads until one scene is good."""
+    from data.scenes.sources import open_source
+    from data.scenes.types import SceneError, SourceError
 
+    source, first = open_source(config.data, config.seed), None
     try:
-        read_posed_frames(folder)
-    except SceneError as error:
-        yield Problem(str(error), "data.source", "correct what is named; data/scenes/posed_frames.py describes the format")
+        for scene_id in source.scene_ids():
+            try:
+                source.load(scene_id)
+                return
+            except SceneError as error:
+                first = first or error
+    except (SourceError, SceneError) as error:
+        first = error
+    yield Problem(str(first), "data.source", "correct what is named; docs/data.md describes the formats")
 
 
 def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from data.coordinates import Size
+from data.media import PictureError, decoded_size
 from data.scenes.types import Camera, Frame
 
 #: Metres per unit of the file.
@@ -20,13 +22,25 @@ MILLIMETRE = 0.001
 def read_depth(path: str) -> np.ndarray:
     """Depth (H, W) float32 metres of a 16-bit PNG in millimetres, nan where it holds 0.
 
-    OSError when it cannot be read, ValueError when it is not one channel of 16 bits.
+    OSError when it cannot be read, PictureError when it is not one channel of 16 bits.
     """
     with Image.open(path) as picture:
-        if picture.format != "PNG" or picture.mode != "I;16":
-            raise ValueError(f"{path} is {picture.format} {picture.mode}, not a PNG with one channel of 16 bits")
+        _require_depth(picture)
         values = np.asarray(picture).astype(np.float32)
     return np.where(values > 0, values * np.float32(MILLIMETRE), np.float32(np.nan))
+
+
+def depth_size(path: str) -> Size:
+    """(width, height) of a depth picture, all of which was decoded. PictureError where it is none or cannot be."""
+    size = decoded_size(path)
+    with Image.open(path) as picture:
+        _require_depth(picture)
+    return size
+
+
+def _require_depth(picture: Image.Image) -> None:
+    if picture.format != "PNG" or picture.mode != "I;16":
+        raise PictureError(f"is {picture.format} {picture.mode}, not PNG with one channel of 16 bits")
 
 
 def write_depth(path: str, metres: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Furniture made of simple solids: what the procedural rooms and the generic pictures are furnished with.
+"""Furniture made of simple solids: what the plain procedural rooms and the generic pictures are furnished with.
 
 Every piece stands on z = 0 and is centred in x and y; its solids fill its bounding box exactly, so that the box of the
 solids is the box of the object. Each category keeps a typical colour, jittered, because at a dozen pixels a shape
@@ -18,80 +18,82 @@ from data.scenes.types import SceneObject, Solid
 Color = tuple[float, float, float]
 
 
-def _box(x0, y0, z0, x1, y1, z1, color: Color, kind: str = "box") -> Solid:
+def part(x0, y0, z0, x1, y1, z1, color: Color, kind: str = "box") -> Solid:
+    """The solid of a kind that fills the box from one corner to the other, metres."""
     return Solid(kind, ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2), ((x1 - x0) / 2, (y1 - y0) / 2, (z1 - z0) / 2), color)
 
 
-def _darker(color: Color, factor: float = 0.6) -> Color:
+def darker(color: Color, factor: float = 0.6) -> Color:
+    """The colour with `factor` of its light."""
     return tuple(channel * factor for channel in color)
 
 
 def _chair(r, c):
     w, d, h = r.uniform(0.42, 0.52), r.uniform(0.42, 0.52), r.uniform(0.8, 1.0)
     seat = 0.46
-    legs = [_box(x, y, 0, x + 0.05, y + 0.05, seat, _darker(c)) for x in (-w / 2, w / 2 - 0.05) for y in (-d / 2, d / 2 - 0.05)]
-    return [_box(-w / 2, -d / 2, seat - 0.06, w / 2, d / 2, seat, c), _box(-w / 2, d / 2 - 0.06, seat, w / 2, d / 2, h, c)] + legs
+    legs = [part(x, y, 0, x + 0.05, y + 0.05, seat, darker(c)) for x in (-w / 2, w / 2 - 0.05) for y in (-d / 2, d / 2 - 0.05)]
+    return [part(-w / 2, -d / 2, seat - 0.06, w / 2, d / 2, seat, c), part(-w / 2, d / 2 - 0.06, seat, w / 2, d / 2, h, c)] + legs
 
 
 def _table(r, c):
     w, d, h = r.uniform(1.0, 1.6), r.uniform(0.7, 0.95), r.uniform(0.7, 0.78)
-    legs = [_box(x, y, 0, x + 0.08, y + 0.08, h - 0.08, _darker(c)) for x in (-w / 2, w / 2 - 0.08) for y in (-d / 2, d / 2 - 0.08)]
-    return [_box(-w / 2, -d / 2, h - 0.08, w / 2, d / 2, h, c)] + legs
+    legs = [part(x, y, 0, x + 0.08, y + 0.08, h - 0.08, darker(c)) for x in (-w / 2, w / 2 - 0.08) for y in (-d / 2, d / 2 - 0.08)]
+    return [part(-w / 2, -d / 2, h - 0.08, w / 2, d / 2, h, c)] + legs
 
 
 def _sofa(r, c):
     w, d, h = r.uniform(1.5, 2.1), r.uniform(0.8, 0.95), r.uniform(0.75, 0.9)
-    arms = [_box(x, -d / 2, 0, x + 0.2, d / 2, 0.6, _darker(c, 0.8)) for x in (-w / 2, w / 2 - 0.2)]
-    return [_box(-w / 2, -d / 2, 0, w / 2, d / 2, 0.42, c), _box(-w / 2, d / 2 - 0.25, 0.42, w / 2, d / 2, h, c)] + arms
+    arms = [part(x, -d / 2, 0, x + 0.2, d / 2, 0.6, darker(c, 0.8)) for x in (-w / 2, w / 2 - 0.2)]
+    return [part(-w / 2, -d / 2, 0, w / 2, d / 2, 0.42, c), part(-w / 2, d / 2 - 0.25, 0.42, w / 2, d / 2, h, c)] + arms
 
 
 def _bed(r, c):
     w, d, h = r.uniform(1.3, 1.7), r.uniform(1.9, 2.1), r.uniform(0.45, 0.6)
-    return [_box(-w / 2, -d / 2, 0, w / 2, d / 2, h - 0.12, c), _box(-w / 2 + 0.1, d / 2 - 0.55, h - 0.12, w / 2 - 0.1, d / 2 - 0.1, h, (0.95, 0.93, 0.9))]
+    return [part(-w / 2, -d / 2, 0, w / 2, d / 2, h - 0.12, c), part(-w / 2 + 0.1, d / 2 - 0.55, h - 0.12, w / 2 - 0.1, d / 2 - 0.1, h, (0.95, 0.93, 0.9))]
 
 
 def _lamp(r, c):
     s, h = r.uniform(0.4, 0.55), r.uniform(1.4, 1.7)
-    return [_box(-0.15, -0.15, 0, 0.15, 0.15, 0.05, _darker(c), "cylinder"), _box(-0.03, -0.03, 0.05, 0.03, 0.03, h - s, _darker(c)),
-            _box(-s / 2, -s / 2, h - s, s / 2, s / 2, h, c, "ellipsoid")]
+    return [part(-0.15, -0.15, 0, 0.15, 0.15, 0.05, darker(c), "cylinder"), part(-0.03, -0.03, 0.05, 0.03, 0.03, h - s, darker(c)),
+            part(-s / 2, -s / 2, h - s, s / 2, s / 2, h, c, "ellipsoid")]
 
 
 def _cabinet(r, c):
     w, d, h = r.uniform(0.8, 1.2), r.uniform(0.4, 0.6), r.uniform(0.9, 1.3)
-    return [_box(-w / 2, -d / 2 + 0.02, 0, w / 2, d / 2, h, c), _box(-0.03, -d / 2, 0.1, 0.03, -d / 2 + 0.02, h - 0.1, _darker(c, 0.4))]
+    return [part(-w / 2, -d / 2 + 0.02, 0, w / 2, d / 2, h, c), part(-0.03, -d / 2, 0.1, 0.03, -d / 2 + 0.02, h - 0.1, darker(c, 0.4))]
 
 
 def _shelf(r, c):
     w, d, h = r.uniform(0.7, 1.0), r.uniform(0.3, 0.4), r.uniform(1.7, 2.0)
-    boards = [_box(-w / 2, -d / 2, z, w / 2, d / 2, z + 0.06, c) for z in np.linspace(0, h - 0.06, 5)]
-    return boards + [_box(-w / 2, d / 2 - 0.05, 0, w / 2, d / 2, h, _darker(c, 0.7))]
+    boards = [part(-w / 2, -d / 2, z, w / 2, d / 2, z + 0.06, c) for z in np.linspace(0, h - 0.06, 5)]
+    return boards + [part(-w / 2, d / 2 - 0.05, 0, w / 2, d / 2, h, darker(c, 0.7))]
 
 
 def _fridge(r, c):
     w, d, h = r.uniform(0.6, 0.75), r.uniform(0.6, 0.7), r.uniform(1.6, 1.85)
-    return [_box(-w / 2, -d / 2, 0, w / 2, d / 2, h * 0.6, c), _box(-w / 2, -d / 2, h * 0.62, w / 2, d / 2, h, c),
-            _box(-w / 2 + 0.02, -d / 2 + 0.02, h * 0.6, w / 2 - 0.02, d / 2 - 0.02, h * 0.62, _darker(c, 0.4))]
+    return [part(-w / 2, -d / 2, 0, w / 2, d / 2, h * 0.6, c), part(-w / 2, -d / 2, h * 0.62, w / 2, d / 2, h, c),
+            part(-w / 2 + 0.02, -d / 2 + 0.02, h * 0.6, w / 2 - 0.02, d / 2 - 0.02, h * 0.62, darker(c, 0.4))]
 
 
 def _plant(r, c):
     s, h = r.uniform(0.45, 0.65), r.uniform(0.8, 1.2)
-    return [_box(-0.16, -0.16, 0, 0.16, 0.16, 0.3, (0.55, 0.3, 0.2), "cylinder"), _box(-s / 2, -s / 2, 0.25, s / 2, s / 2, h, c, "ellipsoid")]
+    return [part(-0.16, -0.16, 0, 0.16, 0.16, 0.3, (0.55, 0.3, 0.2), "cylinder"), part(-s / 2, -s / 2, 0.25, s / 2, s / 2, h, c, "ellipsoid")]
 
 
 def _bin(r, c):
     s, h = r.uniform(0.35, 0.45), r.uniform(0.45, 0.6)
-    return [_box(-s / 2, -s / 2, 0, s / 2, s / 2, h - 0.08, c, "cylinder"), _box(-s / 2, -s / 2, h - 0.08, s / 2, s / 2, h, _darker(c), "cylinder")]
+    return [part(-s / 2, -s / 2, 0, s / 2, s / 2, h - 0.08, c, "cylinder"), part(-s / 2, -s / 2, h - 0.08, s / 2, s / 2, h, darker(c), "cylinder")]
 
 
 def _stool(r, c):
     s, h = r.uniform(0.35, 0.42), r.uniform(0.5, 0.65)
-    return [_box(-s / 2, -s / 2, h - 0.1, s / 2, s / 2, h, c, "cylinder"), _box(-0.05, -0.05, 0, 0.05, 0.05, h - 0.1, _darker(c), "cylinder"),
-            _box(-0.14, -0.14, 0, 0.14, 0.14, 0.05, _darker(c), "cylinder")]
+    return [part(-s / 2, -s / 2, h - 0.1, s / 2, s / 2, h, c, "cylinder"), part(-0.05, -0.05, 0, 0.05, 0.05, h - 0.1, darker(c), "cylinder"),
+            part(-0.14, -0.14, 0, 0.14, 0.14, 0.05, darker(c), "cylinder")]
 
 
 def _tv(r, c):
     w, h = r.uniform(1.0, 1.4), r.uniform(1.0, 1.2)
-    return [_box(-w / 2, -0.2, 0, w / 2, 0.2, 0.4, (0.45, 0.36, 0.3)), _box(-w / 2, -0.04, 0.45, w / 2, 0.04, h, c), _box(-0.1, -0.04, 0.4, 0.1, 0.04, 0.45, c)]
+    return [part(-w / 2, -0.2, 0, w / 2, 0.2, 0.4, (0.45, 0.36, 0.3)), part(-w / 2, -0.04, 0.45, w / 2, 0.04, h, c), part(-0.1, -0.04, 0.4, 0.1, 0.04, 0.45, c)]
 
 
 #: label -> (builder, typical hue, saturation, value).

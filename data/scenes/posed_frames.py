@@ -12,17 +12,22 @@ Any posed capture (ScanNet, ARKitScenes, your own) can be written like this; met
       "axis_align": 4x4,                   capture frame -> aligned frame (walls along x and y, z up), or identity
       "frames": [                          in temporal order
         {"file": "frames/00000.jpg",       relative to FOLDER, inside it; its stem, unique, becomes the frame's name
+         "depth": "depth/00000.png",       optional: 16-bit PNG, millimetres along the viewing axis, 0 = unknown
          "camera_to_world": 4x4}, ...],    camera (x right, y down, z forward) -> capture frame
+      "depth_intrinsics": 3x3 or 4x4,      optional: of the depth pictures; else those of the pictures, scaled
       "objects": [
         {"id": 0, "label": "table",        id: whole number >= 0, unique in the scene
-         "aligned": {"center": [x, y, z], "dimensions": [dx, dy, dz]}}, ...]    axis-aligned in the aligned frame,
-    }                                                                           middle and full sizes
+         "aligned": {"center": [x, y, z], "dimensions": [dx, dy, dz],     in the aligned frame, middle and full sizes
+                     "axes": 3x3}}, ...],  optional: row i is the direction of dimension i; else along x, y and z
+      "room": {"low": [x, y, z], "high": [x, y, z]},    optional: extent in the aligned frame
+      "room_area": 18.4                    optional: square metres of the floor, where it is no rectangle
+    }
 
-Other keys are ignored. Objects outside every picture belong in `objects` too: they are what counts are made of.
+Other keys are ignored. Objects outside every picture belong in `objects` too: they are what counts are made of. Several
+scenes are folders side by side, each called as its scene is.
 
 What holds: the world of the returned scene is the aligned frame, so `camera_to_world` is axis_align @ camera_to_world.
-Each object has one solid, its whole box, with which it hides others. `Scene.room` is None: the boxes do not say where
-the walls are. Everything is checked before anything is returned.
+Each object has one solid, its whole box, with which it hides others. Everything is checked before anything is returned.
 """
 
 from __future__ import annotations
@@ -30,13 +35,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 from PIL import Image
 
 from data.media import PictureError, decoded_sizes
-from data.scenes.types import Camera, Frame, Scene, SceneError, SceneObject, Solid
+from data.scenes.depth import depth_size
+from data.scenes.types import ALIGNED, Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
 
 FILE = "scene.json"
 _GREY = (0.6, 0.6, 0.6)
@@ -44,45 +52,57 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXIF_ORIENTATION = 0x0112
 
 
+@dataclass(frozen=True)
+class PosedFrames:
+    """The scene of `folder`, or those of the folders inside it that hold a scene.json. Image paths are absolute."""
+
+    folder: str
+
+    def scene_ids(self) -> list[str]:
+        """The name of the one scene, or the sorted names of the folders. SourceError when there is none; SceneError when
+        the one scene has no name."""
+        folder = Path(self.folder).resolve()
+        if (folder / FILE).is_file():
+            return [_Reader.open(folder / FILE).name()]
+        found = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
+        if not found:
+            raise SourceError(folder, f"neither the folder nor a folder directly inside it has a {FILE}",
+                              "Point data.source at a scene folder or at a folder of scene folders")
+        return found
+
+    def load(self, scene_id: str) -> Scene:
+        """SceneError on anything missing, of a wrong shape, not finite, or a picture of another size than declared or that
+        cannot be decoded to its last pixel; KeyError when there is no such scene."""
+        folder = Path(self.folder).resolve()
+        alone = (folder / FILE).is_file()
+        file = folder / FILE if alone else folder / scene_id / FILE
+        if not alone and (file.parent.parent != folder or not file.is_file()):
+            raise KeyError(scene_id)
+        reader = _Reader.open(file)
+        if (name := reader.name()) != scene_id:
+            if alone:
+                raise KeyError(scene_id)
+            reader.refuse("scene", f"is {name!r} in a folder called {scene_id!r}", "Call the folder as its scene is called")
+        return _read_scene(reader)
+
+
 def read_posed_frames(folder: str | Path) -> list[Scene]:
-    """The scene of `folder`, or of each of its sub-folders that holds a scene.json, ordered by sub-folder name.
-
-    Image paths in the scenes are absolute. SceneError on anything missing, of a wrong shape, not finite, or a picture
-    of another size than declared or that cannot be decoded to its last pixel.
-    """
-    folder = Path(folder).resolve()
-    files = [folder / FILE] if (folder / FILE).is_file() else sorted(folder.glob(f"*/{FILE}"))
-    if not files:
-        raise SceneError(folder.name, folder, FILE, "neither the folder nor a folder directly inside it has one",
-                         "Point data.source at a scene folder or at a folder of scene folders")
-    scenes: dict[str, Scene] = {}
-    for file in files:
-        scene = _read_scene(file)
-        if scene.id in scenes:
-            raise SceneError(file.parent.name, file, "scene", f"the name {scene.id!r} is already taken by another folder",
-                             "Give every scene its own name")
-        scenes[scene.id] = scene
-    return list(scenes.values())
+    """All scenes of `folder`. SourceError, SceneError."""
+    source = PosedFrames(str(folder))
+    return [source.load(scene_id) for scene_id in source.scene_ids()]
 
 
-def _read_scene(file: Path) -> Scene:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SceneError(file.parent.name, file, "whole file", f"is not JSON ({error})",
-                         "Write it as UTF-8 JSON") from error
-    reader = _Reader(file)
-    name = reader.text(document, "scene", "")
-    if not _NAME.fullmatch(name):
-        reader.refuse("scene", f"{name!r} cannot name a folder", "Use letters, digits, '.', '_' and '-'")
+def _read_scene(reader: _Reader) -> Scene:
+    document = reader.document
     if (units := reader.text(document, "units", "")) != "metres":
         reader.refuse("units", f"is {units!r}", "Convert every length to metres and declare \"metres\"")
     size = tuple(reader.whole(document, key, "", least=1) for key in ("image_width", "image_height"))
-    intrinsics = _intrinsics(reader, document)
+    intrinsics = _intrinsics(reader, "intrinsics")
+    depth_intrinsics = _intrinsics(reader, "depth_intrinsics") if "depth_intrinsics" in document else None
     align = _pose(reader, document, "axis_align", "")
     frames, names = [], set()
     for index, entry in enumerate(reader.items(document, "frames")):
-        frames.append(_frame(reader, entry, f"frames[{index}]", size, intrinsics, align))
+        frames.append(_frame(reader, entry, f"frames[{index}]", size, intrinsics, depth_intrinsics, align))
         if frames[-1].name in names:
             reader.refuse(f"frames[{index}].file", f"a second frame is called {frames[-1].name!r}",
                           "Give every picture its own stem")
@@ -93,48 +113,78 @@ def _read_scene(file: Path) -> Scene:
         if objects[-1].id in ids:
             reader.refuse(f"objects[{index}].id", f"{objects[-1].id} is used twice", "Number the objects uniquely")
         ids.add(objects[-1].id)
+    room, area = _room(reader)
     # Last, because it takes longest: whatever else is wrong has been said by now.
+    _check_pictures(reader, frames)
+    return Scene(reader.name(), tuple(objects), tuple(frames), room, area)
+
+
+def _check_pictures(reader: _Reader, frames: Sequence[Frame]) -> None:
     for index, found in enumerate(decoded_sizes([frame.image for frame in frames])):
         if isinstance(found, PictureError):
             reader.refuse(f"frames[{index}].file", f"{frames[index].image} cannot be decoded ({found})",
                           "Replace it or drop the frame")
-    return Scene(name, tuple(objects), tuple(frames), None)
+    for index, frame in enumerate(frames):
+        try:
+            if frame.depth is not None:
+                depth_size(frame.depth)
+        except PictureError as error:
+            reader.refuse(f"frames[{index}].depth", f"{frame.depth} cannot be read as depth ({error})",
+                          "Write 16-bit PNG in millimetres, or leave depth out")
 
 
-def _intrinsics(reader: _Reader, document: dict) -> np.ndarray:
-    matrix = reader.array(document, "intrinsics", "", ((3, 3), (4, 4)))
+def _room(reader: _Reader) -> tuple[tuple[Vector, Vector] | None, float | None]:
+    document, room, area = reader.document, None, None
+    if document.get("room") is not None:
+        low, high = (reader.array(document["room"], key, "room.", ((3,),)) for key in ("low", "high"))
+        if (low >= high).any():
+            reader.refuse("room", f"low {low.tolist()} is not below high {high.tolist()}", "Give two opposite corners")
+        room = tuple(low.tolist()), tuple(high.tolist())
+    if document.get("room_area") is not None:
+        area = float(reader.array(document, "room_area", "", ((),)))
+        if area <= 0:
+            reader.refuse("room_area", f"must be positive, got {area}", "Give square metres, or leave it out")
+    return room, area
+
+
+def _intrinsics(reader: _Reader, key: str) -> np.ndarray:
+    matrix = reader.array(reader.document, key, "", ((3, 3), (4, 4)))
     k = matrix[:3, :3]
     if not (k[0, 0] > 0 and k[1, 1] > 0 and np.array_equal(k[2], [0, 0, 1])):
-        reader.refuse("intrinsics", f"is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0: {matrix.tolist()}",
+        reader.refuse(key, f"is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0: {matrix.tolist()}",
                       "Write the pinhole matrix of the full pictures, in pixels")
     if k[0, 1] or k[1, 0] or (len(matrix) == 4 and (matrix[3].tolist() != [0, 0, 0, 1] or matrix[:3, 3].any())):
-        reader.refuse("intrinsics", f"has a skew or a translation: {matrix.tolist()}", "Rectify the pictures first")
+        reader.refuse(key, f"has a skew or a translation: {matrix.tolist()}", "Rectify the pictures first")
     return k
 
 
 def _pose(reader: _Reader, entry: dict, key: str, at: str) -> np.ndarray:
     """A rigid motion (4, 4), up to the rounding of printed numbers."""
     matrix = reader.array(entry, key, at, ((4, 4),))
-    rotation = matrix[:3, :3]
     if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
         reader.refuse(f"{at}{key}", f"its last row is {matrix[3].tolist()}, not [0, 0, 0, 1]",
                       "Write the matrix row by row, translation in the last column")
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
-        reader.refuse(f"{at}{key}", "its upper left 3x3 is not a rotation (scaled, sheared or mirrored)",
-                      "Write a rigid motion between right-handed frames, in metres")
+    _require_rotation(reader, matrix[:3, :3], f"{at}{key}", "Write a rigid motion between right-handed frames, in metres")
     return matrix
 
 
-def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intrinsics: np.ndarray,
-           align: np.ndarray) -> Frame:
-    relative = reader.text(entry, "file", at + ".")
-    pose = _pose(reader, entry, "camera_to_world", at + ".")
+def _path(reader: _Reader, entry: object, key: str, at: str) -> Path:
+    relative = reader.text(entry, key, at + ".")
     root = reader.file.parent
     path = (root / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(root):
-        reader.refuse(f"{at}.file", f"{relative!r} leaves the scene's folder", "Give paths relative to scene.json")
+        reader.refuse(f"{at}.{key}", f"{relative!r} leaves the scene's folder", "Give paths relative to scene.json")
     if not path.is_file():
-        reader.refuse(f"{at}.file", f"there is no picture {path}", "Add the picture or drop the frame")
+        reader.refuse(f"{at}.{key}", f"there is no picture {path}", "Add the picture or drop the frame")
+    return path
+
+
+def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intrinsics: np.ndarray,
+           depth_intrinsics: np.ndarray | None, align: np.ndarray) -> Frame:
+    path = _path(reader, entry, "file", at)
+    relative = entry["file"]
+    pose = _pose(reader, entry, "camera_to_world", at + ".")
+    depth = str(_path(reader, entry, "depth", at)) if entry.get("depth") is not None else None
     try:
         with Image.open(path) as image:
             found, orientation = image.size, image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -146,7 +196,7 @@ def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intri
     if orientation != 1:
         reader.refuse(f"{at}.file", f"{relative!r} asks to be turned when shown (EXIF orientation {orientation}), "
                       "so its pixels and the intrinsics may disagree", "Save it upright, without that tag")
-    return Frame(path.stem, Camera(intrinsics, align @ pose, *size), str(path))
+    return Frame(path.stem, Camera(intrinsics, align @ pose, *size), str(path), depth, depth_intrinsics if depth else None)
 
 
 def _object(reader: _Reader, entry: object, at: str) -> SceneObject:
@@ -158,15 +208,42 @@ def _object(reader: _Reader, entry: object, at: str) -> SceneObject:
     if (dimensions <= 0).any():
         reader.refuse(f"{at}.aligned.dimensions", f"must be positive, got {dimensions.tolist()}",
                       "Write full sizes along x, y, z, in metres, or drop the object")
+    axes = ALIGNED
+    if box.get("axes") is not None:
+        rows = reader.array(box, "axes", f"{at}.aligned.", ((3, 3),))
+        _require_rotation(reader, rows, f"{at}.aligned.axes", "Give unit directions, right-handed: row i for dimension i", 1e-3)
+        axes = tuple(map(tuple, rows.tolist()))
     middle, sizes = tuple(center.tolist()), tuple(dimensions.tolist())
-    return SceneObject(identity, label, middle, sizes, (Solid("box", middle, tuple(s / 2 for s in sizes), _GREY),))
+    whole = Solid("box", middle, tuple(side / 2 for side in sizes), _GREY, axes)
+    return SceneObject(identity, label, middle, sizes, (whole,), axes)
+
+
+def _require_rotation(reader: _Reader, rotation: np.ndarray, field: str, action: str, rounding: float = 1e-2) -> None:
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > rounding or np.linalg.det(rotation) < 0:
+        reader.refuse(field, "is not a rotation (scaled, sheared or mirrored)", action)
 
 
 class _Reader:
     """Typed access to the parts of one document; every refusal names the file and the field."""
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, file: Path, document: object):
+        self.file, self.document = file, document
+
+    @staticmethod
+    def open(file: Path) -> _Reader:
+        """A reader of the file's JSON."""
+        try:
+            return _Reader(file, json.loads(file.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+            raise SceneError(file.parent.name, file, "whole file", f"is not JSON ({error})",
+                             "Write it as UTF-8 JSON") from error
+
+    def name(self) -> str:
+        """The scene's."""
+        name = self.text(self.document, "scene", "")
+        if not _NAME.fullmatch(name):
+            self.refuse("scene", f"{name!r} cannot name a folder", "Use letters, digits, '.', '_' and '-'")
+        return name
 
     def refuse(self, field: str, reason: str, action: str):
         raise SceneError(self.file.parent.name, self.file, field, reason, action)

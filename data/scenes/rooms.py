@@ -2,33 +2,60 @@
 
 What holds
     * A room is a function of the generator it is given, and of nothing else.
-    * Boxes lie inside the room and keep `GAP` from each other; every camera is inside the room, at least
-      `CLEARANCE` from any furniture seen from above, 1.2 to 1.9 m high, without roll.
-    * Frames are the walk in time: the view turns one way through the room, by small steps.
-    * One pinhole per room, square pictures, field of view 65 to 75 degrees.
+    * Boxes lie inside the room and keep `GAP` from each other. Cameras as in `data.scenes.walk`.
 """
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 
 from configs.schema import RoomsConfig
 from data.scenes.furniture import CATEGORIES, build, place
 from data.scenes.render import Backdrop, Rendering, render
-from data.scenes.types import Camera, Frame, Scene, SceneObject
+from data.scenes.types import Frame, Scene, SceneObject
+from data.scenes.walk import footprint, free_points, walk
 
-#: Metres between the boxes of two pieces, and between a camera and a piece or a wall (seen from above).
+#: Metres between the boxes of two pieces, seen from above.
 GAP = 0.2
-CLEARANCE = 0.3
 #: Sides of the floor, metres, and the largest share of it that furniture may cover.
 SIDES = (3.0, 6.0)
 MAX_COVER = 0.36
 _NEAR_WALL = frozenset({"sofa", "bed", "cabinet", "shelf", "fridge", "tv"})
 _REPEATABLE = ("chair", "stool", "lamp", "plant", "bin", "cabinet", "shelf")
 _LAYOUTS, _TRIES = 60, 40
-_POINTS, _YAW_OFFSETS = 70, np.radians([-22.0, 0.0, 22.0])
+#: In the order of their numbers in the seeds of rooms.
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Rooms of both splits, called train00000, ... and heldout00000, ...: each a function of (seed, split, number)."""
+
+    config: RoomsConfig
+    seed: int
+
+    def scene_ids(self) -> list[str]:
+        """Training rooms, then held-out ones."""
+        return [room_name(split, number) for split, count in self._counts().items() for number in range(count)]
+
+    def load(self, scene_id: str) -> Scene:
+        """KeyError for a name that is not listed; ValueError as in `make_room`."""
+        split = scene_id.rstrip("0123456789")
+        number = int(scene_id.removeprefix(split) or -1)
+        if not 0 <= number < self._counts().get(split, 0) or scene_id != room_name(split, number):
+            raise KeyError(scene_id)
+        return make_room(scene_id, self.config, np.random.default_rng([self.seed, SPLITS.index(split), number]))
+
+    def _counts(self) -> dict[str, int]:
+        return dict(zip(SPLITS, (self.config.train_rooms, self.config.heldout_rooms)))
+
+
+def room_name(split: str, number: int) -> str:
+    """The name of a split's room, counted from 0."""
+    return f"{split}{number:05d}"
 
 
 def make_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Scene:
@@ -45,14 +72,14 @@ def make_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Sc
         pieces = [build(label, rng) for label in labels]
         floor = _floor(pieces, attempt / (_LAYOUTS - 1), rng)
         objects = None if floor is None else _furnish(pieces, floor, rng)
-        points = None if objects is None else _free_points(objects, floor, rng)
+        points = None if objects is None else free_points(objects, floor, rng)
         if points is not None:
             break
     else:
         raise ValueError(f"room {room_id}: {len(labels)} pieces of furniture do not fit a floor of {SIDES[1]:g} x "
                          f"{SIDES[1]:g} m together with a camera; lower data.rooms.objects (now {config.objects})")
     room = ((0.0, 0.0, 0.0), (*floor, float(rng.uniform(2.5, 2.7))))
-    return Scene(room_id, tuple(objects), _walk(objects, points, config, rng), room)
+    return Scene(room_id, tuple(objects), walk(objects, points, config.frames_per_room, config.image_size, rng), room)
 
 
 def backdrop(scene: Scene) -> Backdrop:
@@ -66,16 +93,6 @@ def backdrop(scene: Scene) -> Backdrop:
 def frame_picture(scene: Scene, frame: Frame) -> Rendering:
     """The picture, depth and instance map of one frame that has no image, of a scene from any source."""
     return render(scene.objects, frame.camera, scene.room, scene.backdrop or backdrop(scene))
-
-
-def look(position: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
-    """camera_to_world (4, 4) of a camera without roll. Radians; yaw from world x towards y, pitch > 0 looks up."""
-    forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
-    right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    pose[:3, 3] = position
-    return pose
 
 
 # Layout -----------------------------------------------------------------------------------------------------------
@@ -116,7 +133,7 @@ def _furnish(pieces: list[SceneObject], floor: tuple[float, float],
         near_wall = rng.random() < (0.9 if pieces[index].label in _NEAR_WALL else 0.3)
         for _ in range(_TRIES):
             item = _candidate(pieces[index], index, near_wall, floor, rng)
-            box = None if item is None else _footprint(item)
+            box = None if item is None else footprint(item)
             if box is not None and not _overlaps(box, boxes, GAP).any():
                 placed[index] = item
                 boxes = np.concatenate([boxes, box[None]])
@@ -142,120 +159,6 @@ def _candidate(piece: SceneObject, index: int, near_wall: bool, floor: tuple[flo
     return place(piece, float(x), float(y), turns, index)
 
 
-def _footprint(item: SceneObject) -> np.ndarray:
-    """(x0, y0, x1, y1), metres."""
-    center, size = np.array(item.center[:2]), np.array(item.dimensions[:2])
-    return np.concatenate([center - size / 2, center + size / 2])
-
-
 def _overlaps(box: np.ndarray, boxes: np.ndarray, gap: float) -> np.ndarray:
     """Which of `boxes` (N, 4) come closer to `box` than `gap` along both axes."""
     return ((box[:2] - gap < boxes[:, 2:]) & (boxes[:, :2] < box[2:] + gap)).all(axis=1)
-
-
-def _distance(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Distances (P, N) in the floor plane from points (P, 2) to footprints (N, 4), 0 inside."""
-    outside = np.maximum(boxes[None, :, :2] - points[:, None], points[:, None] - boxes[None, :, 2:])
-    return np.linalg.norm(np.maximum(outside, 0), axis=-1)
-
-
-def _free_points(objects: list[SceneObject], floor: tuple[float, float], rng: np.random.Generator) -> np.ndarray | None:
-    """Places (P, 2) where a person can stand; None when there are hardly any."""
-    boxes = np.stack([_footprint(item) for item in objects])
-    points = rng.uniform(CLEARANCE + 0.05, np.array(floor) - CLEARANCE - 0.05, (6 * _POINTS, 2))
-    points = points[(_distance(points, boxes) > CLEARANCE + 0.05).all(axis=1)][:_POINTS]
-    return points if len(points) >= _POINTS // 3 else None
-
-
-# Walk -------------------------------------------------------------------------------------------------------------
-
-
-def _walk(objects: list[SceneObject], points: np.ndarray, config: RoomsConfig,
-          rng: np.random.Generator) -> tuple[Frame, ...]:
-    """The cheapest walk over the free points (Viterbi): several whole, not too near pieces in view, and small steps.
-
-    The view turns steadily by up to 30 degrees a frame; at each frame a state is (point, small yaw offset).
-    """
-    count, size = config.frames_per_room, config.image_size
-    fov = float(np.radians(rng.uniform(65, 75)))
-    focal = size / 2 / np.tan(fov / 2)
-    intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
-    turn = min(np.radians(rng.uniform(250, 400)) / count, np.radians(30)) * rng.choice([-1, 1])
-    base = rng.uniform(0, 2 * np.pi) + turn * np.arange(count)
-    height = rng.uniform(1.3, 1.75) + 0.06 * np.sin(rng.uniform(0, 6) + 0.7 * np.arange(count))
-
-    boxes = np.stack([_footprint(item) for item in objects])
-    states, offsets = np.repeat(points, len(_YAW_OFFSETS), axis=0), np.tile(_YAW_OFFSETS, len(points))
-    path = _cheapest([_view_cost(states, yaw + offsets, boxes, fov) for yaw in base],
-                     _step_cost(points, boxes))
-    xy = states[path] + rng.uniform(-0.03, 0.03, (count, 2))
-    yaw = base + offsets[path]
-    pitch = _smooth(np.array([_pitch(p, h, y, objects, fov) for p, h, y in zip(xy, height, yaw)]))
-    frames = []
-    for index in range(count):
-        pose = look(np.array([*xy[index], height[index]]), yaw[index], pitch[index])
-        frames.append(Frame(f"{index:03d}", Camera(intrinsics, pose, size, size)))
-    return tuple(frames)
-
-
-def _bearings(points: np.ndarray, yaw: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seen from (P, 2) towards yaw (P,): bearings and half angles (P, N) of the pieces, radians; distances, metres."""
-    delta = (boxes[:, :2] + boxes[:, 2:])[None] / 2 - points[:, None]
-    distance = np.linalg.norm(delta, axis=-1)
-    bearing = np.arctan2(delta[..., 1], delta[..., 0]) - yaw[:, None]
-    radius = np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1) / 2
-    return (bearing + np.pi) % (2 * np.pi) - np.pi, np.arctan2(0.85 * radius, distance), distance
-
-
-def _view_cost(points: np.ndarray, yaw: np.ndarray, boxes: np.ndarray, fov: float) -> np.ndarray:
-    """Cost (P,): low for two to four well visible pieces, high where a piece is closer than 1.2 m or hides others."""
-    bearing, half, distance = _bearings(points, yaw, boxes)
-    inside = np.clip((fov / 2 - np.abs(bearing)) / half * 0.5 + 0.5, 0, 1)
-    shadow = (np.abs(bearing[:, :, None] - bearing[:, None]) < 0.7 * (half[:, :, None] + half[:, None])) \
-        & (distance[:, None] < distance[:, :, None] - 0.3) & (inside[:, None] > 0)
-    value = np.where(inside > 0.6, inside, 0) * np.clip(half / 0.12, 0, 1) * np.where(shadow.any(axis=2), 0.4, 1.0)
-    near = np.where(inside > 0, np.maximum(1.2 - _distance(points, boxes), 0), 0).sum(axis=1)
-    worth = value.sum(axis=1)
-    return 4.0 * near - 2.0 * np.minimum(worth, 4.5) - 4.0 * np.minimum(worth, 1.5)
-
-
-def _step_cost(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Cost (S, S) of going from one state to another: length, turning, and walking through furniture.
-
-    State s is point s // 3 with yaw offset s % 3.
-    """
-    length = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    middle = (points[:, None] + points[None]) / 2
-    blocked = (_distance(middle.reshape(-1, 2), boxes) < 0.05).any(axis=1).reshape(length.shape)
-    move = 1.5 * length**2 + 20.0 * np.maximum(length - 0.8, 0) + 4.0 * blocked
-    turned = np.abs(_YAW_OFFSETS[:, None] - _YAW_OFFSETS[None]) / np.radians(22)
-    turn = 0.5 * turned**2 + 6.0 * (turned > 1.5)
-    return (move[:, None, :, None] + turn[None, :, None, :]).reshape((turn.shape[0] * len(points),) * 2)
-
-
-def _cheapest(view_costs: list[np.ndarray], step_cost: np.ndarray) -> np.ndarray:
-    """Viterbi: indices (T,) of the states of least total cost."""
-    total, back = view_costs[0], []
-    for cost in view_costs[1:]:
-        reach = total[:, None] + step_cost
-        best = reach.argmin(axis=0)
-        back.append(best)
-        total = reach[best, np.arange(len(best))] + cost
-    path = [int(total.argmin())]
-    for best in reversed(back):
-        path.append(int(best[path[-1]]))
-    return np.array(path[::-1])
-
-
-def _pitch(point: np.ndarray, height: float, yaw: float, objects: list[SceneObject], fov: float) -> float:
-    """Radians: towards the middle height of the pieces in view, 6 to 32 degrees down."""
-    boxes = np.stack([_footprint(item) for item in objects])
-    bearing, _, distance = _bearings(point[None], np.array([yaw]), boxes)
-    seen = (np.abs(bearing[0]) < 0.5 * fov).astype(float) + 1e-6
-    drop = np.arctan2(np.array([item.center[2] for item in objects]) - height, distance[0])
-    return float(np.clip((seen * drop).sum() / seen.sum(), np.radians(-32), np.radians(-6)))
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    padded = np.pad(values, 1, mode="edge")
-    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from data.records import frame_records
-from data.scenes.posed_frames import SceneError, read_posed_frames
+from data.scenes.depth import measured_depth
+from data.scenes.posed_frames import PosedFrames, read_posed_frames
+from data.scenes.types import ALIGNED, SceneError, SourceError
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "scannet_sample"
 EYE = np.eye(4).tolist()
@@ -63,23 +66,55 @@ def test_poses_are_aligned(tmp_path):
 
 
 def test_four_by_four_intrinsics_and_a_folder_of_scenes(tmp_path):
-    for name in ("b", "a"):
+    for name in ("flat_b", "flat_a"):
         intrinsics = [[50, 0, 32, 0], [0, 50, 24, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-        content = document() | {"scene": f"flat_{name}", "intrinsics": intrinsics}
+        content = document() | {"scene": name, "intrinsics": intrinsics}
         write(tmp_path / name, content)
     scenes = read_posed_frames(tmp_path)
     assert [scene.id for scene in scenes] == ["flat_a", "flat_b"]
     assert scenes[0].frames[0].camera.intrinsics.shape == (3, 3)
-    (tmp_path / "b" / "scene.json").write_text(json.dumps(document() | {"scene": "flat_a"}))
-    with pytest.raises(SceneError) as caught:
-        read_posed_frames(tmp_path)
-    assert caught.value.field == "scene" and caught.value.file == (tmp_path / "b" / "scene.json").resolve()
+    (tmp_path / "flat_b" / "scene.json").write_text(json.dumps(document() | {"scene": "flat_a"}))
+    source = pickle.loads(pickle.dumps(PosedFrames(str(tmp_path))))
+    assert source.scene_ids() == ["flat_a", "flat_b"] and source.load("flat_a").id == "flat_a"
+    with pytest.raises(SceneError, match="Call the folder as its scene is called") as caught:
+        source.load("flat_b")
+    assert (caught.value.scene, caught.value.field) == ("flat_b", "scene")
+    assert caught.value.file == (tmp_path / "flat_b" / "scene.json").resolve()
+    for unknown in ("flat_c", "..", "flat_a/frames"):
+        with pytest.raises(KeyError):
+            source.load(unknown)
+
+
+def test_one_scene_is_called_as_it_says(tmp_path):
+    source = PosedFrames(str(write(tmp_path, document())))
+    assert source.scene_ids() == ["flat_00"] and source.load("flat_00").id == "flat_00"
+    with pytest.raises(KeyError):
+        source.load(tmp_path.name)
+
+
+def test_depth_boxes_that_are_turned_and_the_room(tmp_path):
+    content = document()
+    folder = write(tmp_path, content)
+    Image.fromarray(np.full((24, 32), 2500, np.uint16)).save(tmp_path / "frames" / "d0.png")
+    content["frames"][0]["depth"] = "frames/d0.png"
+    content["depth_intrinsics"] = [[25, 0, 16], [0, 25, 12], [0, 0, 1]]
+    content["objects"][1]["aligned"]["axes"] = [[0.6, 0.8, 0], [-0.8, 0.6, 0], [0, 0, 1]]
+    content["room"], content["room_area"] = {"low": [-2, -1, 0], "high": [3, 2, 2.5]}, 13.5
+    write(tmp_path, content)
+    (scene,) = read_posed_frames(folder)
+    assert scene.room == ((-2, -1, 0), (3, 2, 2.5)) and scene.room_area == 13.5
+    table, chair = scene.objects
+    assert table.axes == ALIGNED and chair.axes == ((0.6, 0.8, 0), (-0.8, 0.6, 0), (0, 0, 1)) == chair.solids[0].axes
+    assert chair.hull == pytest.approx((0.7, 0.7, 0.5))
+    first, second = scene.frames
+    assert second.depth is None and second.depth_intrinsics is None
+    assert first.depth == str((tmp_path / "frames" / "d0.png").resolve())
+    np.testing.assert_allclose(measured_depth(first, first.camera), np.full((48, 64), 2.5))
 
 
 def test_a_folder_without_scene(tmp_path):
-    with pytest.raises(SceneError, match="scene.json.*Point data.source at") as caught:
+    with pytest.raises(SourceError, match="scene.json.*Point data.source at"):
         read_posed_frames(tmp_path / "nowhere")
-    assert caught.value.field == "scene.json"
 
 
 def skewed(k=((50, 1, 32), (0, 50, 24), (0, 0, 1))):
@@ -120,6 +155,13 @@ BAD = [
     (("objects", 1, "aligned", "center"), [1, 2], "objects[1].aligned.center"),
     (("objects", 1, "aligned", "center", 1), float("nan"), "objects[1].aligned.center"),
     (("objects", 1, "aligned", "dimensions"), [1, 0, 1], "objects[1].aligned.dimensions"),
+    (("objects", 1, "aligned", "axes"), [[1, 0, 0], [0, 1, 0]], "objects[1].aligned.axes"),
+    (("objects", 1, "aligned", "axes"), [[1, 0, 0], [0, 1, 0], [0, 0, -1]], "objects[1].aligned.axes"),
+    (("frames", 1, "depth"), "frames/2.png", "frames[1].depth"), (("frames", 1, "depth"), 7, "frames[1].depth"),
+    (("frames", 1, "depth"), "frames/0.png", "frames[1].depth"), (("frames", 1, "depth"), "scene.json", "frames[1].depth"),
+    (("depth_intrinsics",), [[1, 0], [0, 1]], "depth_intrinsics"), (("depth_intrinsics",), skewed(), "depth_intrinsics"),
+    (("room",), {"low": [0, 0, 0]}, "room.high"), (("room",), {"low": [0, 0, 0], "high": [1, 0, 1]}, "room"),
+    (("room",), 5, "room"), (("room_area",), -1, "room_area"), (("room_area",), [1], "room_area"),
 ]
 
 

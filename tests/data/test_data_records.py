@@ -11,8 +11,9 @@ from configs.schema import RoomsConfig
 from data.records import NEAR, clipped_hull, frame_records, project_box, unrecorded
 from data.scenes.furniture import place
 from data.scenes.render import corners, render
-from data.scenes.rooms import look, make_room
+from data.scenes.rooms import make_room
 from data.scenes.types import Camera, Frame, Scene, SceneObject, Solid
+from data.scenes.walk import look
 
 K = np.array([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
 WORLD = Camera(K, np.eye(4), 100, 80)  # camera axes = world axes

@@ -1,16 +1,21 @@
 """Procedural rooms: what a room promises, measured on a handful of them."""
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from configs.schema import ConstructionConfig, RoomsConfig
+from configs.schema import ConstructionConfig, DataConfig, RoomsConfig
 from data.records import frame_records
 from data.scenes.furniture import CATEGORIES
+from data.scenes.posed_frames import PosedFrames
 from data.scenes.render import render
-from data.scenes.rooms import CLEARANCE, GAP, backdrop, frame_picture, look, make_room
+from data.scenes.rooms import GAP, Rooms, backdrop, frame_picture, make_room
+from data.scenes.scannet import ScanNet
+from data.scenes.sources import open_source
+from data.scenes.walk import CLEARANCE, look
 
 CONFIG = RoomsConfig()
 
@@ -122,6 +127,26 @@ def test_most_pictures_show_several_usable_objects(rooms):
         seen, pieces = seen + len(found), pieces + len(scene.objects)
     assert np.mean(counts) > 2 and np.mean(np.array(counts) >= 2) > 0.7
     assert seen / pieces > 0.85
+
+
+def test_rooms_are_a_source_of_scenes_by_name():
+    source = pickle.loads(pickle.dumps(Rooms(CONFIG.model_copy(update={"train_rooms": 3, "heldout_rooms": 2}), seed=7)))
+    assert source.scene_ids() == ["train00000", "train00001", "train00002", "heldout00000", "heldout00001"]
+    for split, index, name in ((0, 2, "train00002"), (1, 1, "heldout00001")):
+        scene = source.load(name)
+        same = make_room(name, CONFIG, np.random.default_rng([7, split, index]))
+        assert scene.id == name and scene.objects == same.objects and (poses(scene) == poses(same)).all()
+    for unknown in ("train00003", "heldout2", "train0", "train", "00001", "val00000", "train-0001"):
+        with pytest.raises(KeyError):
+            source.load(unknown)
+
+
+def test_the_configuration_names_the_source(tmp_path):
+    assert open_source(DataConfig(), 3) == Rooms(RoomsConfig(), 3)
+    posed = open_source(DataConfig(source=str(tmp_path)), 3)
+    assert posed == PosedFrames(str(tmp_path))
+    scans = DataConfig(source="scans", source_format="scannet", scannet={"every_nth": 50})
+    assert open_source(scans, 3) == ScanNet("scans", 50, ("wall", "floor", "ceiling"))
 
 
 def test_a_room_is_a_function_of_its_generator():

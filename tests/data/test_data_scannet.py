@@ -1,0 +1,221 @@
+"""ScanNet's layout, read from a room written in it: boxes, poses, depth and floor against the room's own numbers."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from scannet_cases import (
+    AREA, BOXES, COLOR, COLOR_K, DEPTH, DEPTH_K, POSES, ROOM, SCENE, ply, shot, write_scene,
+)
+
+from data.records import frame_records
+from data.scenes.depth import measured_depth
+from data.scenes.floor import outline_area
+from data.scenes.ply import read_vertices
+from data.scenes.scannet import THINNEST, ScanNet, export_frames
+from data.scenes.types import SceneError, SourceError
+
+DROP = ("wall", "floor", "ceiling")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scans")
+    write_scene(root)
+    assert list(export_frames(root, SCENE, 1)) == [0, 1, 3, 4]
+    return root
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    return ScanNet(str(folder), 1, DROP).load(SCENE)
+
+
+def test_boxes_are_the_hulls_of_the_aligned_vertices(scene):
+    assert [item.id for item in scene.objects] == list(BOXES)
+    for item in scene.objects:
+        label, center, size = BOXES[item.id]
+        assert item.label == label
+        np.testing.assert_allclose(item.center, center, atol=1e-5)
+        np.testing.assert_allclose(item.dimensions, np.maximum(size, THINNEST), atol=1e-5)
+        assert item.solids[0].center == item.center and item.solids[0].half == tuple(s / 2 for s in item.dimensions)
+
+
+def test_the_room_is_what_was_annotated(scene):
+    np.testing.assert_allclose(scene.room, ROOM, atol=1e-5)
+    assert scene.room_area == pytest.approx(AREA, rel=0.01)  # an L, not its hull of 20
+
+
+def test_structure_is_dropped_by_its_label_in_any_case(folder):
+    kept = ScanNet(str(folder), 1, ("CEILING", "Table")).load(SCENE)
+    assert [item.label for item in kept.objects] == ["floor", "Wall", "office chair", "picture"]
+
+
+def test_frames_are_aligned_and_those_without_a_pose_are_left_out(folder, scene):
+    assert [frame.name for frame in scene.frames] == ["0", "1", "3", "4"]
+    for frame in scene.frames:
+        np.testing.assert_allclose(frame.camera.camera_to_world, POSES[int(frame.name)], atol=5e-6)
+        np.testing.assert_allclose(frame.camera.intrinsics, COLOR_K)
+        np.testing.assert_allclose(frame.depth_intrinsics, DEPTH_K)
+        assert (frame.camera.width, frame.camera.height) == COLOR
+        assert Image.open(frame.image).size == COLOR and Image.open(frame.depth).size == DEPTH
+    every_third = ScanNet(str(folder), 3, DROP).load(SCENE)
+    assert [frame.name for frame in every_third.frames] == ["0", "3"]
+
+
+def test_a_scene_without_any_pose(tmp_path):
+    place = write_scene(tmp_path)
+    list(export_frames(tmp_path, SCENE, 1))
+    (place / "pose" / "0.txt").write_text("-inf " * 16)
+    with pytest.raises(SceneError, match="none of the 1 frames whose number is a multiple of 9") as caught:
+        ScanNet(str(tmp_path), 9, DROP).load(SCENE)
+    assert caught.value.file == place / "pose"
+
+
+def test_measured_depth_is_that_of_the_room(scene):
+    for frame in scene.frames:
+        found = measured_depth(frame, frame.camera)
+        true = shot(int(frame.name), COLOR, COLOR_K)
+        near = np.isfinite(found) & np.isfinite(true.depth)
+        assert near.mean() > 0.05
+        assert np.median(np.abs(found - true.depth)[near]) < 0.01
+        assert (np.abs(found - true.depth)[near] < 0.05).mean() > 0.9  # the rest lies on outlines
+        # Where the room's things are not, the capture knows nothing: the walls of the room are a backdrop.
+        assert (np.isfinite(found) == np.isfinite(true.depth)).mean() > 0.95
+
+
+def test_boxes_are_drawn_where_the_pictures_show_things(scene):
+    compared = 0
+    for frame in scene.frames:
+        drawn = shot(int(frame.name), COLOR, COLOR_K).instance
+        for record in frame_records(scene, frame):
+            if record.truncation == 0 and record.visibility == 1:
+                ys, xs = np.nonzero(drawn == record.object_id)
+                np.testing.assert_allclose(record.box2d, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), atol=1.1)
+                compared += 1
+    assert compared == 3
+
+
+def test_smaller_pictures_scale_the_intrinsics(tmp_path):
+    place = write_scene(tmp_path)
+    list(export_frames(tmp_path, SCENE, 1))
+    for path in (place / "color").iterdir():
+        Image.open(path).resize((48, 36)).save(path)
+    (frame, *_) = ScanNet(str(tmp_path), 1, DROP).load(SCENE).frames
+    np.testing.assert_allclose(frame.camera.intrinsics, np.diag([0.5, 0.5, 1]) @ COLOR_K)
+    assert (frame.camera.width, frame.camera.height) == (48, 36)
+
+
+def test_pictures_without_depth(tmp_path):
+    place = write_scene(tmp_path)
+    list(export_frames(tmp_path, SCENE, 1))
+    (place / "depth").rename(place / "elsewhere")
+    scene = ScanNet(str(tmp_path), 1, DROP).load(SCENE)
+    assert len(scene.frames) == 4 and all(f.depth is None and f.depth_intrinsics is None for f in scene.frames)
+
+
+def test_scenes_are_listed_without_being_read_and_one_bad_scene_stands_alone(folder, tmp_path):
+    for name in ("scene0002_00", "scene0001_01", "notes", "scene0001_00.zip"):
+        (tmp_path / name).mkdir()
+    (tmp_path / SCENE).symlink_to(folder / SCENE)
+    source = pickle.loads(pickle.dumps(ScanNet(str(tmp_path), 2, DROP)))
+    assert source.scene_ids() == [SCENE, "scene0001_01", "scene0002_00"]
+    assert [frame.name for frame in source.load(SCENE).frames] == ["0", "4"]
+    with pytest.raises(SceneError, match="No such file") as caught:
+        source.load("scene0001_01")
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.scene == "scene0001_01" and error.file.name == "scene0001_01.txt" and error.field == "whole file"
+    for unknown in ("scene0009_00", "notes", "../scans"):
+        with pytest.raises(KeyError):
+            source.load(unknown)
+    with pytest.raises(SourceError, match="called like scene0000_00.*Point data.source at"):
+        ScanNet(str(tmp_path / "notes"), 1, DROP).scene_ids()
+    with pytest.raises(SourceError):
+        ScanNet(str(tmp_path / "nowhere"), 1, DROP).scene_ids()
+
+
+def _text(edit):
+    return lambda path: path.write_text(edit(path.read_text()))
+
+
+def _json(edit):
+    def change(path):
+        document = json.loads(path.read_text())
+        edit(document)
+        path.write_text(json.dumps(document))
+    return change
+
+
+AGGREGATION, SEGS, MESH, TXT = (SCENE + end for end in (
+    ".aggregation.json", "_vh_clean_2.0.010000.segs.json", "_vh_clean_2.ply", ".txt"))
+FAULTS = [
+    (TXT, lambda path: path.unlink(), "whole file", "No such file"),
+    (TXT, _text(lambda text: text.replace("axisAlignment", "other")), "axisAlignment", "is missing"),
+    (TXT, _text(lambda text: text.replace("axisAlignment = ", "axisAlignment = 1 ")), "axisAlignment", "not 4x4 numbers"),
+    (TXT, _text(lambda text: text.replace("axisAlignment = ", "axisAlignment = 8")), "axisAlignment", "no rigid motion"),
+    (TXT, _text(lambda text: text.replace("depthWidth", "width")), "depthWidth, depthHeight", "missing"),
+    (AGGREGATION, _text(lambda text: text[:-2]), "whole file", "not JSON"),
+    (AGGREGATION, _text(lambda text: "[]"), "whole file", "no JSON object"),
+    (AGGREGATION, _json(lambda d: d.update(segGroups=[])), "segGroups", "at least one"),
+    (AGGREGATION, _json(lambda d: d["segGroups"][2].update(label=None)), "segGroups[2]", "no label"),
+    (AGGREGATION, _json(lambda d: d["segGroups"][2].update(segments=["1"])), "segGroups[2].segments", "whole numbers"),
+    (AGGREGATION, _json(lambda d: d["segGroups"][3].update(segments=[5])), "segGroups[3].segments", "segment 5 of 'table'"),
+    (AGGREGATION, _json(lambda d: d["segGroups"][3].update(objectId=3)), "segGroups[3].objectId", "3 is used twice"),
+    (SEGS, _json(lambda d: d["segIndices"].pop()), "segIndices", "vertices of the mesh"),
+    (SEGS, _json(lambda d: d.update(segIndices=[0.5] * len(d["segIndices"]))), "segIndices", "whole number"),
+    (MESH, lambda path: path.write_bytes(path.read_bytes()[:-5000]), "whole file", "ends after"),
+    (MESH, lambda path: path.write_bytes(path.read_bytes().replace(b"little", b"big", 1)), "whole file", "little_endian"),
+    ("pose/3.txt", lambda path: path.unlink(), "whole file", "No such file"),
+    ("pose/3.txt", lambda path: path.write_text("1 0 0"), "whole file", "not 4x4 numbers"),
+    ("pose/3.txt", lambda path: path.write_text("2 " * 16), "whole file", "no rigid motion"),
+    ("color/3.jpg", lambda path: path.write_bytes(path.read_bytes()[:900]), "whole file", "cannot be decoded"),
+    ("color/3.jpg", lambda path: Image.new("RGB", (9, 9)).save(path), "size", "is (9, 9), that of 0.jpg is (96, 72)"),
+    ("depth/4.png", lambda path: path.unlink(), "whole file", "cannot be decoded"),
+    ("intrinsic/intrinsic_color.txt", lambda path: path.unlink(), "whole file", "No such file"),
+    ("intrinsic/intrinsic_depth.txt", lambda path: path.write_text("0 " * 16), "whole file", "no pinhole matrix"),
+    ("color", lambda path: path.rename(path.with_name("colour")), "folder", "no pictures"),
+]
+
+
+@pytest.mark.parametrize("file, damage, field, reason", FAULTS,
+                         ids=[f"{fault[0].removeprefix(SCENE)} {fault[3][:24]}" for fault in FAULTS])
+def test_faults_are_named_by_scene_file_and_reason(folder, tmp_path, file, damage, field, reason):
+    shutil.copytree(folder / SCENE, tmp_path / SCENE, ignore=shutil.ignore_patterns("*.sens"))
+    damage(tmp_path / SCENE / file)
+    with pytest.raises(SceneError) as caught:
+        ScanNet(str(tmp_path), 1, DROP).load(SCENE)
+    error = caught.value
+    assert (error.scene, error.file, error.field) == (SCENE, tmp_path / SCENE / file, field)
+    assert reason in error.reason and error.action
+
+
+def test_other_meshes(tmp_path):
+    path = tmp_path / "a.ply"
+    path.write_bytes(ply(np.array([[1.5, -2, 3], [4, 5, 6]])))
+    assert read_vertices(path).tolist() == [[1.5, -2, 3], [4, 5, 6]]
+    header = ("ply\nformat binary_little_endian 1.0\nelement vertex 1\n"
+              "property {} z\nproperty double y\nproperty short x\nend_header\n")
+    path.write_bytes(header.format("float32").encode() + np.float32(7).tobytes() + np.float64(0.1).tobytes() + b"\xfe\xff")
+    assert read_vertices(path).tolist() == [[-2, 0.1, 7]]
+    for content, reason in ((b"solid", "not a PLY"), (header.format("list uchar int").encode(), "not a plain number"),
+                            (header.replace(" x", " w").format("float").encode(), "no x, y, z"),
+                            (b"ply\nformat binary_little_endian 1.0\nelement face 1\nend_header\n", "does not begin")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            read_vertices(path)
+
+
+def test_the_outline_of_a_floor():
+    square = np.stack(np.meshgrid(np.linspace(0, 3, 61), np.linspace(0, 2, 41)), -1).reshape(-1, 2)
+    assert outline_area(square) == pytest.approx(6)
+    hole = square[~((np.abs(square - (1.5, 1)) < 0.3).all(axis=1))]
+    assert outline_area(hole) == pytest.approx(6)  # bridged: half a metre wide
+    far = np.concatenate([square, square + (10, 0)])
+    assert outline_area(far) == pytest.approx(12)
+    assert outline_area(np.stack([np.linspace(0, 3, 50)] * 2, 1)) == 0
+    assert outline_area(np.zeros((2, 2))) == 0
+    turned = square @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    assert outline_area(turned) == pytest.approx(6, rel=0.01)
