@@ -58,13 +58,22 @@ class ScanNetConfig(Section):
 
 
 class ConstructionConfig(Section):
-    """Thresholds of the question construction (`data.questions`). Ours: the paper publishes none."""
+    """Thresholds of the question construction; docs/data.md gives the reason of each. Ours: the paper publishes none."""
 
     min_visible: float = Field(0.35, ge=0, le=1, description="Least share of an object's own pixels left by occlusion")
     min_area: float = Field(0.012, ge=0, le=1, description="Least box area as a share of the picture")
     max_truncation: float = Field(0.45, ge=0, le=1, description="Most of the projected box that may lie outside the picture")
+    glimpse_share: float = Field(0.25, gt=0, le=1, description="Share of the first two from which a picture shows a trace of an object")
+    min_distance: float = Field(0.1, gt=0, description="Metres: the smallest distance that is asked for")
     min_distance_gap: float = Field(0.3, ge=0, description="Metres by which the nearest option must win")
     direction_margin: float = Field(10.0, ge=0, description="Degrees a direction must keep from a sector border")
+    center_epsilon: float = Field(0.05, ge=0, description="Metres any one centre may move without another answer to a choice")
+    min_count: int = Field(1, ge=1, description="Least number of things whose count is asked")
+    near_plane: float = Field(0.1, gt=0, description="Metres in front of the camera where projection starts")
+    mask_side: int = Field(320, ge=32, description="Longest side, pixels, of the masks that measure real pictures' visibility")
+    depth_tolerance: float = Field(0.1, ge=0, description="Metres by which measured depth may miss an object's box")
+    min_measured: float = Field(0.5, ge=0, le=1, description="Share of an object's pixels with depth below which boxes decide")
+    min_filled: float = Field(0.1, ge=0, le=1, description="Share of uncovered pixels with depth in the box, below which it is see-through")
     localization_per_room: int = Field(10, ge=0, description="Most localisation rows of one room; the kinds below likewise")
     single_image_per_room: int = Field(10, ge=0)
     multi_view_per_room: int = Field(2, ge=0)

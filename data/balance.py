@@ -2,8 +2,8 @@
 
 What holds
     * `balance_letters` changes the order of options and what follows from it (the letter, the candidates named in the
-      text, the order of the facts and boxes), never what is asked or which thing is the answer. Within each group, which is the
-      questions of one modality and type with the same number of options, no letter is right more than once oftener than another.
+      text, the order of the facts and boxes), never what is asked or which thing is the answer. A group is the questions
+      of one modality and type with the same number of options; in it, one letter is right at most once oftener than another.
     * Both functions see the order they are given, a seed, and nothing else. Give them the order of the final table, by
       scene and then as drawn: then neither the number of workers nor who finishes first changes anything.
     * Shares of letters alone do not keep a reader of texts from guessing: `choose_balanced` takes the answers
@@ -26,7 +26,7 @@ _BETWEEN = ", "
 
 
 def answer_class(question: Question) -> Hashable:
-    """What a guesser could prefer: the text of the right option among so many, a count, or None where answers are measured."""
+    """What a guesser could prefer: the right option's text among so many, a count, or None where answers are measured."""
     if question.options is not None:
         return len(question.options), option_text(question.options[LETTERS.index(question.answer)])
     return question.answer if question.question_type == "object count" else None

@@ -23,7 +23,7 @@ class SizeFacts:
 
 @dataclass(frozen=True)
 class GapFacts:
-    """Two objects and the free space between their boxes along x, y, z and in a straight line, metres."""
+    """Two objects and the shortest line between their boxes, metres: its extent along world x, y, z, and its length."""
 
     first: str
     second: str
@@ -79,13 +79,21 @@ class RoomFacts:
 
 
 @dataclass(frozen=True)
+class AreaFacts:
+    """Area of a floor of any shape, square metres."""
+
+    area: float
+
+
+@dataclass(frozen=True)
 class OrderFacts:
     """Categories with the first picture that shows them, in order of appearance."""
 
     appearances: tuple[tuple[str, int], ...]
 
 
-Facts = SizeFacts | GapFacts | NearestFacts | OffsetFacts | TurnFacts | CountFacts | RoomFacts | OrderFacts
+Facts = (SizeFacts | GapFacts | NearestFacts | OffsetFacts | TurnFacts | CountFacts | RoomFacts | AreaFacts
+         | OrderFacts)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ What holds
       order in which a source lists them changes nothing.
     * A question is asked only where its answer is safe: objects visible, large and whole enough
       (`ConstructionConfig`), labels that name one thing in the picture, nearest options that win by a gap, directions
-      that keep a margin from a sector border.
+      that keep a margin from a sector border, choices that stay the same when any one centre moves by `center_epsilon`.
     * Generators yield in random order and lazily; two wordings of one question share a `key` and only one is kept.
 
 Scene-level questions (multi-view, video) are in `data.scene_questions`.
@@ -22,16 +22,15 @@ import numpy as np
 
 from configs.schema import ConstructionConfig
 from data.facts import GapFacts, NearestFacts, OffsetFacts, Question, SizeFacts
+from data.oriented import Boxed, closest_distance, shortest_vector
 from data.records import ObjectRecord, unrecorded
-from data.relations import axis_gaps, camera_quadrant, closest_distance
-from data.scenes.types import Scene
+from data.relations import camera_quadrant
+from data.scenes.types import Axes, Scene
 from data.templates import SINGLE_IMAGE, lettered, option_text
 from data.types import LOCALIZATION, Box
 
 SINGLE_IMAGE_TYPES = ("object size", "absolute distance", "relative distance", "relative direction")
 CAMERA_DIRECTIONS = ("left-front", "left-back", "right-front", "right-back")
-#: Metres: the smallest distance asked for. Answers have one decimal, and a zero cannot be scored by relative error.
-MIN_DISTANCE = 0.1
 
 Item = TypeVar("Item")
 
@@ -74,13 +73,23 @@ def integer_box(record: ObjectRecord) -> Box:
     return Box(record.label, (*low, *high))
 
 
-def distance_between(a: ObjectRecord, b: ObjectRecord) -> float:
-    """Metres between the closest points of two objects' boxes."""
-    return closest_distance(a.center_world, a.dimensions, b.center_world, b.dimensions)
+def size_facts(label: str, dimensions: Sequence[float], axes: Axes) -> SizeFacts:
+    """The height is the size along the axis that is nearest to upright."""
+    upright = max(range(3), key=lambda i: abs(axes[i][2]))
+    floor = [dimensions[i] for i in range(3) if i != upright]
+    return SizeFacts(label, max(floor), min(floor), dimensions[upright])
 
 
-def size_facts(label: str, dimensions: Sequence[float]) -> SizeFacts:
-    return SizeFacts(label, max(dimensions[:2]), min(dimensions[:2]), dimensions[2])
+def gap_facts(first: str, a: Boxed, second: str, b: Boxed) -> GapFacts:
+    """Of the boxes of two labelled objects."""
+    vector = shortest_vector(a, b)
+    return GapFacts(first, second, tuple(abs(vector).tolist()), float(np.linalg.norm(vector)))
+
+
+def nearest_gap(config: ConstructionConfig) -> float:
+    """Metres by which the nearest must win. When a centre moves by epsilon, the difference of two distances moves by
+    at most twice as much: once if it is a candidate's, twice if it is that of the object measured from."""
+    return max(config.min_distance_gap, 2 * config.center_epsilon, 1e-9)
 
 
 def centimetres(metres: float) -> int:
@@ -112,28 +121,27 @@ def _question(kind: str, frame: str, text: str, answer: str, facts, asked: Seque
 def _sizes(frame, objects, config, rng) -> Iterator[Question]:
     for a in shuffled(objects, rng):
         yield _question("object size", frame, SINGLE_IMAGE["object size"].format(a=a.label),
-                        str(centimetres(max(a.dimensions))), size_facts(a.label, a.dimensions), [a], (a.object_id,))
+                        str(centimetres(max(a.dimensions))), size_facts(a.label, a.dimensions, a.axes), [a],
+                        (a.object_id,))
 
 
 def _distances(frame, objects, config, rng) -> Iterator[Question]:
     for pair in shuffled(combinations(objects, 2), rng):
         a, b = shuffled(pair, rng)
-        distance = distance_between(a, b)
-        if distance < MIN_DISTANCE:
+        facts = gap_facts(a.label, a.box3d, b.label, b.box3d)
+        if facts.distance < config.min_distance:
             continue
-        along = tuple(map(float, axis_gaps(a.center_world, a.dimensions, b.center_world, b.dimensions)))
         yield _question("absolute distance", frame, SINGLE_IMAGE["absolute distance"].format(a=a.label, b=b.label),
-                        f"{distance:.1f}", GapFacts(a.label, b.label, along, distance), [a, b],
-                        tuple(r.object_id for r in pair))
+                        f"{facts.distance:.1f}", facts, [a, b], tuple(r.object_id for r in pair))
 
 
 def _nearest(frame, objects, config, rng) -> Iterator[Question]:
     choices = [(target, pair) for target in objects
                for pair in combinations([o for o in objects if o is not target], 2)]
     for target, pair in shuffled(choices, rng):
-        distances = {r.label: distance_between(target, r) for r in pair}
+        distances = {r.label: closest_distance(target.box3d, r.box3d) for r in pair}
         near, far = sorted(pair, key=lambda r: distances[r.label])
-        if distances[far.label] - distances[near.label] < max(config.min_distance_gap, 1e-9):
+        if distances[far.label] - distances[near.label] < nearest_gap(config):
             continue
         options, letter = lettered([r.label for r in pair], near.label, rng)
         a, b = map(option_text, options)
@@ -150,6 +158,8 @@ def _directions(frame, objects, config, rng) -> Iterator[Question]:
         right, forward = a.center_camera[0] - b.center_camera[0], a.center_camera[2] - b.center_camera[2]
         direction = camera_quadrant(right, forward, config.direction_margin)
         if direction is None or np.hypot(right, forward) < config.min_distance_gap:
+            continue
+        if min(abs(right), abs(forward)) <= config.center_epsilon:
             continue
         options, letter = lettered(CAMERA_DIRECTIONS, direction, rng)
         yield _question("relative direction", frame, SINGLE_IMAGE["relative direction"].format(a=a.label, b=b.label),
@@ -190,7 +200,8 @@ def round_robin(sources: Iterable[Iterator[Item]]) -> Iterator[Item]:
 def single_image_rows(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], quota: int,
                       config: ConstructionConfig, rng: np.random.Generator) -> list[Question]:
     """Up to `quota` different single-image questions, types and pictures in turn. `records` maps frame names."""
-    others = {frame.name: [item.label for item in unrecorded(scene, frame, records[frame.name])] for frame in scene.frames}
+    others = {frame.name: [item.label for item in unrecorded(scene, frame, records[frame.name], config)]
+              for frame in scene.frames}
     sources = []
     for kind in shuffled(SINGLE_IMAGE_TYPES, rng):
         frames = shuffled([frame.name for frame in scene.frames], rng)

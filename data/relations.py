@@ -1,16 +1,13 @@
-"""Spatial relations between axis-aligned boxes: the only place where an answer is computed from geometry.
+"""Directions between points, and the sectors that name them. Distances between boxes: `data.oriented`.
 
-What holds: boxes are (centre, full sizes) in metres in a world frame whose z points up; distances are between closest
-points; camera offsets are (right, down, forward). A direction that lies closer to a sector border than the margin is
-None: the caller must not ask.
+What holds: points are in metres in a world frame whose z points up; camera offsets are (right, down, forward). A
+direction that lies closer to a sector border than the margin is None: the caller must not ask.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Literal, Sequence
-
-import numpy as np
 
 Level = Literal["easy", "medium", "hard"]
 
@@ -27,19 +24,6 @@ _BORDERS: dict[Level, tuple[float, ...]] = {"easy": (0, 180), "medium": (0, 135,
 def sector_names(level: Level) -> tuple[str, ...]:
     """The answers possible at a level, each once."""
     return tuple(sorted({name for _, name in _SECTORS[level]}))
-
-
-def axis_gaps(center_a: Sequence[float], size_a: Sequence[float], center_b: Sequence[float],
-              size_b: Sequence[float]) -> np.ndarray:
-    """Free space between two boxes along x, y and z, (3,) metres; 0 where they overlap on that axis."""
-    reach = (np.asarray(size_a, float) + np.asarray(size_b, float)) / 2
-    return np.maximum(np.abs(np.subtract(center_a, center_b, dtype=float)) - reach, 0.0)
-
-
-def closest_distance(center_a: Sequence[float], size_a: Sequence[float], center_b: Sequence[float],
-                     size_b: Sequence[float]) -> float:
-    """Metres between the closest points of two boxes; 0 when they touch or overlap."""
-    return float(np.linalg.norm(axis_gaps(center_a, size_a, center_b, size_b)))
 
 
 def camera_quadrant(right: float, forward: float, margin: float) -> str | None:
@@ -76,3 +60,8 @@ def turn_sector(angle: float, level: Level, margin: float) -> str | None:
 def floor_distance(a: Sequence[float], b: Sequence[float]) -> float:
     """Metres between two points, height ignored."""
     return math.hypot(a[0] - b[0], a[1] - b[1])
+
+
+def swing(distance: float, epsilon: float) -> float:
+    """Degrees by which the direction to a point at `distance` metres can turn when it, or who looks, moves by `epsilon`."""
+    return math.degrees(math.asin(epsilon / distance)) if distance > epsilon else 180.0

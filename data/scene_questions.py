@@ -7,7 +7,9 @@ What holds
     * "First seen" is the picture that first shows an object clearly. Appearance order is asked only where the order by
       the first faint glimpse (a quarter of the thresholds) is the same, and not of a category that may show before,
       without a record (`data.records.unrecorded`).
-    * Room size is asked only where the scene knows its room.
+    * Room size is asked only where the scene knows its room: the floor's area as the source has it, or the product of the
+      room's sides.
+    * Choices stay the same when any one centre moves by `center_epsilon`.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from configs.schema import ConstructionConfig
-from data.facts import CountFacts, GapFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
+from data.facts import AreaFacts, CountFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
+from data.oriented import closest_distance
 from data.questions import (
-    MIN_DISTANCE, centimetres, confusable, is_clear, round_robin, shuffled, size_facts, take_turns,
+    centimetres, confusable, gap_facts, is_clear, nearest_gap, round_robin, shuffled, size_facts, take_turns,
 )
 from data.records import ObjectRecord, unrecorded
-from data.relations import Level, axis_gaps, closest_distance, floor_distance, sector_names, turn_angle, turn_sector
+from data.relations import Level, floor_distance, sector_names, swing, turn_angle, turn_sector
 from data.scenes.types import Scene, SceneObject
 from data.templates import DIRECTION, SCENE, SEVERAL_INSTANCES, lettered, option_text
 from data.types import QUESTION_TYPES, DataType
@@ -43,7 +46,7 @@ class SceneView:
 
     `objects` by id. `clear` and `glimpsed` map object ids to the first picture, counted from 1, that shows them
     clearly, or shows them at all, `unrecorded` maps to the first that shows them, or may, without a record; ids of
-    objects that no picture shows so are missing.
+    objects that no picture shows so are missing. `room` is what is known of the floor.
     """
 
     objects: tuple[SceneObject, ...]
@@ -51,7 +54,7 @@ class SceneView:
     clear: Mapping[int, int]
     glimpsed: Mapping[int, int]
     unrecorded: Mapping[int, int]
-    room: tuple | None
+    room: RoomFacts | AreaFacts | None
 
     def only_one(self) -> list[SceneObject]:
         """Clearly shown objects whose label fits nothing else in the scene."""
@@ -79,12 +82,22 @@ def view_scene(scene: Scene, frames: Sequence[str], records: Mapping[str, Sequen
         for record in records[frame]:
             if is_clear(record, config):
                 clear.setdefault(record.object_id, number)
-            if record.visibility >= config.min_visible / 4 and record.area >= config.min_area / 4:
+            share = config.glimpse_share
+            if record.visibility >= config.min_visible * share and record.area >= config.min_area * share:
                 glimpsed.setdefault(record.object_id, number)
-        for item in unrecorded(scene, by_name[frame], records[frame]):
+        for item in unrecorded(scene, by_name[frame], records[frame], config):
             without.setdefault(item.id, number)
     objects = tuple(sorted(scene.objects, key=lambda item: item.id))
-    return SceneView(objects, tuple(frames), clear, glimpsed, without, scene.room)
+    return SceneView(objects, tuple(frames), clear, glimpsed, without, floor(scene))
+
+
+def floor(scene: Scene) -> RoomFacts | AreaFacts | None:
+    """What the scene knows of its floor: its own area, or the sides of a rectangle; None if nothing."""
+    if scene.room_area is not None:
+        return AreaFacts(scene.room_area)
+    if scene.room is None:
+        return None
+    return RoomFacts(*sorted((abs(scene.room[1][i] - scene.room[0][i]) for i in (0, 1)), reverse=True))
 
 
 def covering_frames(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], count: int,
@@ -146,34 +159,28 @@ def scene_questions(data_type: DataType, question_type: str, view: SceneView, co
                        (data_type, question_type, view.frames, *key))
 
 
-def distance_between(a: SceneObject, b: SceneObject) -> float:
-    """Metres between the closest points of two objects' boxes."""
-    return closest_distance(a.center, a.dimensions, b.center, b.dimensions)
-
-
 def _sizes(view: SceneView, config, rng):
     for a in shuffled(view.only_one(), rng):
         yield (SCENE["object size"].format(a=a.label), None, str(centimetres(max(a.dimensions))),
-               size_facts(a.label, a.dimensions), (a.id,))
+               size_facts(a.label, a.dimensions, a.axes), (a.id,))
 
 
 def _distances(view: SceneView, config, rng):
     for pair in shuffled(combinations(view.only_one(), 2), rng):
         a, b = shuffled(pair, rng)
-        distance = distance_between(a, b)
-        if distance < MIN_DISTANCE:
+        facts = gap_facts(a.label, a, b.label, b)
+        if facts.distance < config.min_distance:
             continue
-        along = tuple(map(float, axis_gaps(a.center, a.dimensions, b.center, b.dimensions)))
-        yield (SCENE["absolute distance"].format(a=a.label, b=b.label), None, f"{distance:.1f}",
-               GapFacts(a.label, b.label, along, distance), tuple(o.id for o in pair))
+        yield (SCENE["absolute distance"].format(a=a.label, b=b.label), None, f"{facts.distance:.1f}", facts,
+               tuple(o.id for o in pair))
 
 
 def _nearest(view: SceneView, config, rng):
     categories = view.categories()
     for target in shuffled(view.only_one(), rng):
         groups = {label: items for label, items in categories.items() if not confusable(label, target.label)}
-        distance = {label: min(distance_between(target, item) for item in items) for label, items in groups.items()}
-        candidates = _clear_winner(shuffled(sorted(groups), rng), distance, config.min_distance_gap)
+        distance = {label: min(closest_distance(target, item) for item in items) for label, items in groups.items()}
+        candidates = _clear_winner(shuffled(sorted(groups), rng), distance, nearest_gap(config))
         if len(candidates) < 2:
             continue
         nearest = min(candidates, key=lambda label: distance[label])
@@ -190,7 +197,7 @@ def _clear_winner(labels: Sequence[str], distance: Mapping[str, float], gap: flo
     """Up to four of `labels` of which the nearest wins by `gap`; as many as possible, else fewer than two."""
     best: list[str] = []
     for winner in labels:
-        rivals = [label for label in labels if distance[label] - distance[winner] >= max(gap, 1e-9)]
+        rivals = [label for label in labels if distance[label] - distance[winner] >= gap]
         group = [winner, *rivals[: MAX_OPTIONS - 1]]
         if len(group) > len(best):
             best = group
@@ -206,10 +213,12 @@ def _directions_of(level: Level, view: SceneView, config, rng):
     near = max(config.min_distance_gap, 1e-6)
     by_answer: dict[str, list] = {}
     for stand, face, query in shuffled(permutations(view.only_one(), 3), rng):
-        if min(floor_distance(stand.center, face.center), floor_distance(stand.center, query.center)) < near:
+        ahead, away = floor_distance(stand.center, face.center), floor_distance(stand.center, query.center)
+        if min(ahead, away) < near:
             continue
         angle = turn_angle(stand.center, face.center, query.center)
-        direction = turn_sector(angle, level, config.direction_margin)
+        swings = swing(ahead, config.center_epsilon) + swing(away, config.center_epsilon)  # who stands there turns both
+        direction = turn_sector(angle, level, max(config.direction_margin, swings))
         if direction is not None:
             facts = TurnFacts(stand.label, face.label, query.label, angle, direction)
             by_answer.setdefault(direction, []).append((facts, (level, stand.id, face.id, query.id)))
@@ -220,21 +229,21 @@ def _directions_of(level: Level, view: SceneView, config, rng):
 
 
 def _counts(view: SceneView, config, rng):
+    categories = view.categories()
     by_count: dict[int, list[str]] = {}
-    for label, items in view.categories().items():
-        by_count.setdefault(len(items), []).append(label)
+    for label, items in categories.items():
+        if len(items) >= config.min_count:
+            by_count.setdefault(len(items), []).append(label)
     several = round_robin([iter(shuffled(by_count[n], rng)) for n in shuffled(sorted(by_count), rng) if n > 1])
     for label in [*several, *shuffled(by_count.get(1, []), rng)]:  # else most answers would be 1
-        items = view.categories()[label]
-        facts = CountFacts(label, tuple(sorted(view.clear[item.id] for item in items)))
-        yield SCENE["object count"].format(a=label), None, str(len(items)), facts, (label,)
+        facts = CountFacts(label, tuple(sorted(view.clear[item.id] for item in categories[label])))
+        yield SCENE["object count"].format(a=label), None, str(len(categories[label])), facts, (label,)
 
 
 def _room(view: SceneView, config, rng):
-    if view.room is None:
-        return
-    sides = sorted((abs(view.room[1][i] - view.room[0][i]) for i in (0, 1)), reverse=True)
-    yield SCENE["room size"], None, f"{sides[0] * sides[1]:.1f}", RoomFacts(*sides), ()
+    if view.room is not None:
+        area = view.room.area if isinstance(view.room, AreaFacts) else view.room.length * view.room.width
+        yield SCENE["room size"], None, f"{area:.1f}", view.room, ()
 
 
 def _orders(view: SceneView, config, rng):

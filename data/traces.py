@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from data.coordinates import Size, to_processed
 from data.facts import (
-    CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+    AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
 )
 from data.prompts import Preset, boxes_json
 from data.types import LOCALIZATION, Box
@@ -71,6 +71,8 @@ def _reasoning(facts: Facts, answer: str) -> str:
             return f"I see the {facts.label} in picture {pictures}. The count is {answer}."
         case RoomFacts():
             return f"The room is {_cm(facts.length)} cm long and {_cm(facts.width)} cm wide. The size is {answer} m2."
+        case AreaFacts():
+            return f"The floor covers about {round(facts.area)} m2. The size is {answer} m2."
         case OrderFacts():
             seen = ", ".join(f"the {label} in picture {picture}" for label, picture in facts.appearances)
             return f"I see {seen}. The order is option {answer}."

@@ -41,7 +41,8 @@ class Solid:
 class SceneObject:
     """One labelled thing: its box (middle and full sizes, metres) and, where it is rendered, the solids it is made of.
 
-    `dimensions[i]` is the size along `axes[i]`.
+    `dimensions[i]` is the size along `axes[i]`. `outline` are points whose convex hull holds the thing and is tighter than
+    its box (`data.scenes.outlines`), for its place in pictures; empty where only the box is known.
     """
 
     id: int
@@ -50,6 +51,7 @@ class SceneObject:
     dimensions: Vector
     solids: tuple[Solid, ...] = ()
     axes: Axes = ALIGNED
+    outline: tuple[Vector, ...] = ()
 
     @property
     def hull(self) -> Vector:

@@ -45,7 +45,8 @@ def right(question):
     return option_text(question.options[LETTERS.index(question.answer)])
 
 
-tables = st.lists(st.tuples(st.sampled_from(["two", "four", "single", "direction", "count"]), st.integers(0, 1)), max_size=60)
+kinds = st.sampled_from(["two", "four", "single", "direction", "count"])
+tables = st.lists(st.tuples(kinds, st.integers(0, 1)), max_size=60)
 
 
 def table(kinds):
@@ -96,7 +97,8 @@ def test_the_text_the_facts_and_the_boxes_follow_the_options(data_type, options)
 
 
 def test_orders_of_appearance_keep_their_text():
-    question = Question("video", "appearance order", "the order of: a, b, c?", ("f0",), ("A. a, b, c", "B. c, b, a", "C. b, a, c"), "A",
+    options = ("A. a, b, c", "B. c, b, a", "C. b, a, c")
+    question = Question("video", "appearance order", "the order of: a, b, c?", ("f0",), options, "A",
                         OrderFacts((("a", 1), ("b", 2), ("c", 3))), ("order",))
     moved = with_answer_at(question, 2, np.random.default_rng(0))
     assert moved.options[2] == "C. a, b, c" and moved.answer == "C" and moved.question == question.question

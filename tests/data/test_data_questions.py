@@ -12,7 +12,7 @@ from data.questions import (
     SINGLE_IMAGE_TYPES, askable, confusable, integer_box, localization_rows, single_image_questions, single_image_rows,
 )
 from data.records import ObjectRecord, frame_records
-from data.relations import camera_quadrant, closest_distance, turn_angle, turn_sector
+from data.relations import camera_quadrant, turn_angle, turn_sector
 from data.scene_questions import (
     MULTI_VIEW_TYPES, VIDEO_TYPES, covering_frames, multi_view_rows, scene_questions, video_frames, video_rows,
     view_scene,
@@ -276,8 +276,6 @@ def test_sectors_and_their_margins(angle, easy, medium, hard):
 def test_relations():
     assert turn_angle((0, 0), (0, 1), (-1, 0)) == pytest.approx(90)
     assert turn_angle((0, 0), (-1, -0.1), (-1, 0.1)) == pytest.approx(-11.42, abs=0.01)
-    assert closest_distance((0, 0, 0), (2, 2, 2), (4, 5, 1), (2, 2, 2)) == pytest.approx(np.hypot(2, 3))
-    assert closest_distance((0, 0, 0), (2, 2, 2), (1, 1, 1), (2, 2, 2)) == 0
     assert camera_quadrant(-1, 1, 10) == "left-front" and camera_quadrant(1, -1, 44) == "right-back"
     assert camera_quadrant(1, 0.1, 10) is None and camera_quadrant(0, 1, 0) is None
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import RoomsConfig
-from data.records import NEAR, clipped_hull, frame_records, project_box, unrecorded
+from configs.schema import ConstructionConfig, RoomsConfig
+from data.records import clipped_hull, frame_records, project_box, unrecorded
 from data.scenes.furniture import place
 from data.scenes.render import corners, render
 from data.scenes.rooms import make_room
@@ -17,6 +17,7 @@ from data.scenes.walk import look
 
 K = np.array([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
 WORLD = Camera(K, np.eye(4), 100, 80)  # camera axes = world axes
+NEAR = ConstructionConfig().near_plane
 SOURCES = pytest.mark.parametrize("image", [None, "picture.jpg"], ids=["rendered", "real"])
 
 
