@@ -29,7 +29,7 @@ import numpy as np
 from configs.schema import ConstructionConfig
 from data.oriented import OrientedBox
 from data.scenes.depth import measured_depth
-from data.scenes.render import corners, render
+from data.scenes.render import corners, depth_alone, render
 from data.scenes.types import ALIGNED, Axes, Camera, Frame, Scene, SceneObject, Solid
 
 _DEFAULTS = ConstructionConfig()
@@ -238,11 +238,11 @@ def _surfaces(item: SceneObject, camera: Camera, window: tuple[int, int, int, in
     intrinsics[:2, 2] -= (u0, v0)
     cropped = Camera(intrinsics, camera.camera_to_world, u1 - u0, v1 - v0)
     if rendered:
-        front = render([item], cropped).depth
+        front = depth_alone(item, cropped)
         return front, front
     half = tuple(side / 2 for side in item.dimensions)
     whole = replace(item, solids=(Solid("box", item.center, half, (0.5, 0.5, 0.5), item.axes),))
-    front = render([whole], cropped).depth.astype(float)
+    front = depth_alone(whole, cropped).astype(float)
     return front, np.where(np.isfinite(front), _far_side(item, cropped), np.inf)
 
 

@@ -50,95 +50,131 @@ def corners(center: Sequence[float], dimensions: Sequence[float], axes: Axes = A
     return np.asarray(center, float) + (signs * np.asarray(dimensions, float)) @ np.asarray(axes, float)
 
 
-def _window(solid: Solid, camera: Camera) -> tuple[int, int, int, int] | None:
-    """Pixel rectangle (u0, v0, u1, v1) that can hold the solid, None when it is out of sight."""
-    pixels, depth = project(corners(solid.center, 2 * np.asarray(solid.half), solid.axes), camera)
-    if (depth < NEAR).all():
-        return None
-    if (depth < NEAR).any():
-        return 0, 0, camera.width, camera.height
-    u0, v0 = np.floor(pixels.min(axis=0)).astype(int) - 1
-    u1, v1 = np.ceil(pixels.max(axis=0)).astype(int) + 1
-    u0, v0, u1, v1 = max(u0, 0), max(v0, 0), min(u1, camera.width), min(v1, camera.height)
-    return (u0, v0, u1, v1) if u0 < u1 and v0 < v1 else None
+def _windows(solids: Sequence[Solid], camera: Camera) -> list[tuple[int, int, int, int] | None]:
+    """For each solid the pixel rectangle (u0, v0, u1, v1) that can hold it, None when it is out of sight."""
+    if not solids:
+        return []
+    boxes = [corners(solid.center, 2 * np.asarray(solid.half), solid.axes) for solid in solids]
+    pixels, depth = project(np.concatenate(boxes), camera)
+    pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
+    size = (camera.width, camera.height)
+    low = np.maximum(np.floor(pixels.min(axis=1)) - 1, 0)
+    high = np.minimum(np.ceil(pixels.max(axis=1)) + 1, size)
+    beside, cut = (depth < NEAR).all(axis=1), (depth < NEAR).any(axis=1)
+    low[cut], high[cut] = 0, size
+    beside |= (low >= high).any(axis=1)
+    return [None if out else tuple(map(int, (*a, *b))) for out, a, b in zip(beside, low, high)]
 
 
-def _hit_box(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+# Hits: rays (3, ...) that start at `origin` (3,), both relative to the solid's middle, `half` (3,) along its axes. A hit is
+# the multiple t of the ray, inf where there is none; a normal (3, N) belongs to rays (3, N) that hit at t (N,). The axis
+# comes first because numpy is slow on a last axis of three.
+
+
+def _hit_box(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> np.ndarray:
+    enter, leave = _slabs(origin, rays, half)
+    t = np.maximum(np.maximum(enter[0], enter[1]), enter[2])
+    t_out = np.minimum(np.minimum(leave[0], leave[1]), leave[2])
+    return np.where((t <= t_out) & (t > NEAR), t, np.inf)
+
+
+def _normal_box(origin: np.ndarray, rays: np.ndarray, half: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return np.where(_slabs(origin, rays, half)[0] == t, -np.sign(rays), 0.0)
+
+
+def _slabs(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays enter and leave the space between each pair of opposite sides."""
+    low, high = _along(-half - origin, rays), _along(half - origin, rays)
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = 1.0 / rays
-        low, high = (-half - origin) * inverse, (half - origin) * inverse
-    enter, leave = np.fmin(low, high), np.fmax(low, high)
-    # Pairwise: numpy's reductions over an axis of three cost several times as much.
-    t = np.maximum(np.maximum(enter[..., 0], enter[..., 1]), enter[..., 2])
-    t_out = np.minimum(np.minimum(leave[..., 0], leave[..., 1]), leave[..., 2])
-    normal = np.where(enter == t[..., None], -np.sign(rays), 0.0)
-    return np.where((t <= t_out) & (t > NEAR), t, np.inf), normal
+        low, high = low * inverse, high * inverse
+    return np.fmin(low, high), np.fmax(low, high)
 
 
-def _hit_ellipsoid(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    o, d = origin / half, rays / half
-    a, b, c = (d * d).sum(-1), (d * o).sum(-1), (o * o).sum() - 1.0
+def _along(values: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """One value per axis, shaped to go with the rays."""
+    return values.reshape(3, *(1,) * (rays.ndim - 1))
+
+
+def _hit_ellipsoid(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> np.ndarray:
+    o, d = origin / half, rays / _along(half, rays)
+    a, b, c = _dot(d, d), d[0] * o[0] + d[1] * o[1] + d[2] * o[2], (o * o).sum() - 1.0
     disc = b * b - a * c
     t = np.where(disc >= 0, (-b - np.sqrt(np.maximum(disc, 0))) / a, np.inf)
-    t = np.where(t > NEAR, t, np.inf)
-    point = np.where(np.isfinite(t)[..., None], o + np.where(np.isfinite(t), t, 0)[..., None] * d, 1.0)
-    normal = point / half
-    return t, normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.where(t > NEAR, t, np.inf)
 
 
-def _hit_cylinder(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    o, d = origin / half, rays / half
-    a = (d[..., :2] ** 2).sum(-1)
-    b, c = (d[..., :2] * o[:2]).sum(-1), (o[:2] ** 2).sum() - 1.0
+def _normal_ellipsoid(origin: np.ndarray, rays: np.ndarray, half: np.ndarray, t: np.ndarray) -> np.ndarray:
+    point = _along(origin / half, rays) + t * (rays / _along(half, rays))
+    normal = point / _along(half, rays)
+    return normal / np.sqrt(_dot(normal, normal))
+
+
+def _hit_cylinder(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> np.ndarray:
+    return np.minimum(*_side_and_cap(origin, rays, half))
+
+
+def _normal_cylinder(origin: np.ndarray, rays: np.ndarray, half: np.ndarray, t: np.ndarray) -> np.ndarray:
+    side, cap = _side_and_cap(origin, rays, half)
+    at_cap = cap < side
+    normal = np.zeros_like(rays)
+    normal[:2] = (_along(origin / half, rays) + t * (rays / _along(half, rays)))[:2] / _along(half, rays)[:2]
+    normal[:2] /= np.maximum(np.sqrt(normal[0] ** 2 + normal[1] ** 2), 1e-9)
+    normal[:2, at_cap] = 0.0
+    normal[2] = np.where(at_cap, -np.sign(rays[2]), 0.0)
+    return normal
+
+
+def _side_and_cap(origin: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays hit the mantle and the nearer cap, inf where they do not."""
+    o, d = origin / half, rays / _along(half, rays)
+    a = d[0] ** 2 + d[1] ** 2
+    b, c = d[0] * o[0] + d[1] * o[1], (o[:2] ** 2).sum() - 1.0
     disc = b * b - a * c
     with np.errstate(divide="ignore", invalid="ignore"):
         side = (-b - np.sqrt(np.maximum(disc, 0))) / a
-        cap = (-np.sign(d[..., 2]) - o[2]) / d[..., 2]
-    on_side = (disc >= 0) & (np.abs(o[2] + side * d[..., 2]) <= 1) & (side > NEAR)
-    at_cap = o[:2] + cap[..., None] * d[..., :2]
-    on_cap = ((at_cap**2).sum(-1) <= 1) & (cap > NEAR)
-    t_side, t_cap = np.where(on_side, side, np.inf), np.where(on_cap, cap, np.inf)
-    t = np.minimum(t_side, t_cap)
-    radial = np.concatenate([(o[:2] + np.where(on_side, side, 0)[..., None] * d[..., :2]) / half[:2],
-                             np.zeros_like(side)[..., None]], -1)
-    radial /= np.maximum(np.linalg.norm(radial, axis=-1, keepdims=True), 1e-9)
-    upright = np.zeros_like(rays)
-    upright[..., 2] = -np.sign(d[..., 2])
-    return t, np.where((t_cap < t_side)[..., None], upright, radial)
+        cap = (-np.sign(d[2]) - o[2]) / d[2]
+        on_side = (disc >= 0) & (np.abs(o[2] + side * d[2]) <= 1) & (side > NEAR)
+        on_cap = ((o[0] + cap * d[0]) ** 2 + (o[1] + cap * d[1]) ** 2 <= 1) & (cap > NEAR)
+    return np.where(on_side, side, np.inf), np.where(on_cap, cap, np.inf)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 _HITS = {"box": _hit_box, "ellipsoid": _hit_ellipsoid, "cylinder": _hit_cylinder}
+_NORMALS = {"box": _normal_box, "ellipsoid": _normal_ellipsoid, "cylinder": _normal_cylinder}
 
 
 def _rays(camera: Camera) -> np.ndarray:
-    """World directions (H, W, 3) through pixel centres, scaled so that the camera's z component is 1."""
+    """World directions (3, H, W) through pixel centres, scaled so that the camera's z component is 1."""
     k = camera.intrinsics
-    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    local = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], -1)
-    return local @ camera.camera_to_world[:3, :3].T
+    local = np.ones((3, camera.height, camera.width))
+    local[0] = (np.arange(camera.width) + 0.5 - k[0, 2]) / k[0, 0]
+    local[1] = ((np.arange(camera.height) + 0.5 - k[1, 2]) / k[1, 1])[:, None]
+    return (camera.camera_to_world[:3, :3] @ local.reshape(3, -1)).reshape(local.shape)
 
 
 def _background(rays: np.ndarray, origin: np.ndarray, room, backdrop: Backdrop) -> np.ndarray:
     """Colours (H, W, 3) of floor, walls and ceiling; of ground and sky when there is no room."""
     if room is None:
-        below = rays[..., 2] < -0.02
-        shade = np.clip(0.75 + 0.25 * rays[..., 2:3], 0.6, 1.0)
-        return np.where(below[..., None], np.asarray(backdrop.floor) * shade, np.asarray(backdrop.wall) * shade)
-    low, high = np.asarray(room[0], float), np.asarray(room[1], float)
+        shade = np.clip(0.75 + 0.25 * rays[2], 0.6, 1.0)[..., None]
+        return np.where((rays[2] < -0.02)[..., None], np.asarray(backdrop.floor) * shade, np.asarray(backdrop.wall) * shade)
+    low, high = np.asarray(room[0], float) - origin, np.asarray(room[1], float) - origin
+    positive = rays > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        exits = np.where(rays > 0, (high - origin) / rays, (low - origin) / rays)
+        exits = np.where(positive, _along(high, rays), _along(low, rays)) / rays
     exits = np.where(np.isfinite(exits), exits, np.inf)
-    axis = exits.argmin(-1)
-    positive = np.take_along_axis(rays, axis[..., None], -1)[..., 0] > 0
+    axis = np.where((exits[0] <= exits[1]) & (exits[0] <= exits[2]), 0, np.where(exits[1] <= exits[2], 1, 2))
+    side = 2 * axis + np.where(axis == 0, positive[0], np.where(axis == 1, positive[1], positive[2]))
     palette = np.array([np.asarray(backdrop.wall) * shade for shade in _WALL_SHADE] + [backdrop.floor, backdrop.ceiling])
-    side = 2 * axis + positive
     color = palette[side]
     for texture, where in ((backdrop.wall_texture, side < 4), (backdrop.floor_texture, side == 4)):
         if texture is not None:
-            hit = origin + exits[where].min(-1, keepdims=True) * rays[where]
+            x, y, z = _along(origin, rays[:, where]) + exits[:, where].min(0) * rays[:, where]
             upright = side[where] < 4  # along a wall: its horizontal axis, then z; on the floor: x, then y
-            along = np.where(axis[where] == 0, hit[:, 1], hit[:, 0])
-            color[where] *= _pattern(texture, along, np.where(upright, hit[:, 2], hit[:, 1]))[:, None]
+            color[where] *= _pattern(texture, np.where(axis[where] == 0, y, x), np.where(upright, z, y))[:, None]
     return color
 
 
@@ -172,32 +208,51 @@ def render(objects: Sequence[SceneObject], camera: Camera, room=None, backdrop: 
     """Draw the solids of `objects` as `camera` sees them; `room` is the extent of `Scene.room` or None for open ground."""
     rays = _rays(camera)
     origin = camera.camera_to_world[:3, 3].astype(float)
-    color = _background(rays, origin, room, backdrop)
-    depth = np.full(rays.shape[:2], np.inf)
-    instance = np.full(rays.shape[:2], -1, np.int32)
+    rgb = _bytes(_background(rays, origin, room, backdrop), backdrop.light.gain)
+    depth = np.full(rays.shape[1:], np.inf)
+    instance = np.full(rays.shape[1:], -1, np.int32)
     ambient = backdrop.light.ambient
     light = np.array(backdrop.light.direction) / np.linalg.norm(backdrop.light.direction)
-    for item in objects:
-        for solid in item.solids:
-            window = _window(solid, camera)
-            if window is None:
-                continue
-            u0, v0, u1, v1 = window
-            t, normal = _hit(solid, origin, rays[v0:v1, u0:u1])
-            nearer = t < depth[v0:v1, u0:u1]
-            shade = ambient + (1 - ambient) * np.clip((normal[nearer] @ light) * 0.75 + 0.25, 0, 1)
-            depth[v0:v1, u0:u1][nearer] = t[nearer]
-            instance[v0:v1, u0:u1][nearer] = item.id
-            color[v0:v1, u0:u1][nearer] = np.asarray(solid.color) * shade[:, None]
-    rgb = np.clip(color * backdrop.light.gain * 255 + 0.5, 0, 255).astype(np.uint8)
+    solids = [(item.id, solid) for item in objects for solid in item.solids]
+    for (id, solid), window in zip(solids, _windows([solid for _, solid in solids], camera)):
+        if window is None:
+            continue
+        u0, v0, u1, v1 = window
+        start, seen, half = _own(solid, origin, rays[:, v0:v1, u0:u1])
+        t = _HITS[solid.kind](start, seen, half)
+        nearer = t < depth[v0:v1, u0:u1]
+        t = t[nearer]
+        normal = _NORMALS[solid.kind](start, seen[:, nearer], half, t)
+        if solid.axes != ALIGNED:
+            normal = np.asarray(solid.axes, float).T @ normal
+        shade = ambient + (1 - ambient) * np.clip(_dot(normal, light) * 0.75 + 0.25, 0, 1)
+        depth[v0:v1, u0:u1][nearer] = t
+        instance[v0:v1, u0:u1][nearer] = id
+        rgb[v0:v1, u0:u1][nearer] = _bytes(np.asarray(solid.color) * shade[:, None], backdrop.light.gain)
     return Rendering(rgb, depth.astype(np.float32), instance)
 
 
-def _hit(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Multiples (h, w) of the rays at which they meet the solid, inf beside it, and its normals there, in the world."""
-    half, start = np.asarray(solid.half, float), origin - np.asarray(solid.center)
+def depth_alone(item: SceneObject, camera: Camera) -> np.ndarray:
+    """Depth (H, W) float32 of one object with nothing else around, as in `Rendering`; no colour is computed."""
+    rays = _rays(camera)
+    origin = camera.camera_to_world[:3, 3].astype(float)
+    depth = np.full(rays.shape[1:], np.inf)
+    for solid, window in zip(item.solids, _windows(item.solids, camera)):
+        if window is not None:
+            u0, v0, u1, v1 = window
+            here = depth[v0:v1, u0:u1]
+            np.minimum(here, _HITS[solid.kind](*_own(solid, origin, rays[:, v0:v1, u0:u1])), out=here)
+    return depth.astype(np.float32)
+
+
+def _own(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Origin (3,), rays (3, ...) and half sizes (3,) along the solid's own axes, seen from its middle."""
+    start, half = origin - np.asarray(solid.center), np.asarray(solid.half, float)
     if solid.axes == ALIGNED:
-        return _HITS[solid.kind](start, rays, half)
+        return start, rays, half
     axes = np.asarray(solid.axes, float)
-    t, normal = _HITS[solid.kind](axes @ start, rays @ axes.T, half)
-    return t, normal @ axes
+    return axes @ start, np.tensordot(axes, rays, axes=1), half
+
+
+def _bytes(color: np.ndarray, gain: float) -> np.ndarray:
+    return np.clip(color * gain * 255 + 0.5, 0, 255).astype(np.uint8)
