@@ -261,8 +261,8 @@ def _measured_share(front: np.ndarray, far: np.ndarray, depth: np.ndarray, confi
     """Visible share by measured depth (h, w), given where the rays enter and leave the box; None: too little measured.
 
     A pixel is covered where something lies before the box (by more than the tolerance), the object's where it lies in
-    the box, and air where it lies behind. The share is own / (own + covered). Of a thing that is nearly all air, a glass table or a
-    bicycle, the sensor sees what stands behind: there it is what nothing covers.
+    the box, and air where it lies behind. The share is own / (own + covered). Of a thing that is nearly all air, a glass
+    table or a bicycle, the sensor sees what stands behind: there it is what nothing covers.
     """
     known = np.isfinite(front) & np.isfinite(depth)
     count = int(known.sum())
