@@ -8,7 +8,7 @@ given (`models.inputs.load_images`): EXIF orientation applied.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from PIL import Image, ImageOps
 
@@ -33,10 +33,10 @@ def decoded_size(path: str) -> Size:
         raise PictureError(f"{type(error).__name__}: {error}") from error
 
 
-def decoded_sizes(paths: Sequence[str]) -> list[Size | PictureError]:
-    """`decoded_size` of every picture, in order; the error takes the place of the size."""
+def decoded_sizes(paths: Sequence[str]) -> Iterator[Size | PictureError]:
+    """`decoded_size` of every picture, in order, as they come; the error takes the place of the size."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        return list(pool.map(_size_or_error, paths))
+        yield from pool.map(_size_or_error, paths)
 
 
 def _size_or_error(path: str) -> Size | PictureError:

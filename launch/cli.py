@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES, RunConfig
 from launch import data_frames
+from launch.data_check import DataRefused
 from launch.data_checks import data_problems
 from launch.fleet_view import STAGE, read_fleet
 from launch.places import home, with_absolute_paths
@@ -28,7 +29,7 @@ from launch.scale import ScaleRefused, scale
 from launch.summary import results_table
 
 HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
-REFUSALS = (ConfigError, PreflightError, RewardRefused, RunFolderError, ScaleRefused)
+REFUSALS = (ConfigError, DataRefused, PreflightError, RewardRefused, RunFolderError, ScaleRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,10 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     _settings(build)
     build.set_defaults(command=_build)
     data_frames.add_command(data)
+    _data_commands(data)
 
     reward = commands.add_parser("reward", help="rewards of your own").add_subparsers(required=True, metavar="ACTION")
     _reward_commands(reward)
     return parser
+
+
+def _data_commands(data: argparse._SubParsersAction) -> None:
+    check = data.add_parser("check", help="everything that is wrong with a data folder (docs/data.md)")
+    check.add_argument("folder", metavar="DIR", type=Path, help="a data folder, or the released files as they come")
+    check.add_argument("--against", type=Path, metavar="FILE", help="scene ids, one per line, that must not be trained on")
+    check.add_argument("--limit", type=int, default=20, metavar="N", help="most lines of a kind (default 20; 0: all)")
+    check.set_defaults(command=_check_data)
 
 
 def _reward_commands(reward: argparse._SubParsersAction) -> None:
@@ -210,6 +220,12 @@ def _build(options: argparse.Namespace) -> int:
     build_data(resolved, options.out.absolute(), say)
     say(f"data folder {options.out} is written")
     return 0
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from launch.data_check import check
+
+    return check(options.folder, options.against, options.limit, Progress())
 
 
 def _check_reward(options: argparse.Namespace) -> int:

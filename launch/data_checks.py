@@ -75,7 +75,8 @@ def _source_problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
-    from data.reading import DataError, check_media, load_split
+    from data.checking_media import MediaError, check_media
+    from data.reading import DataError, load_split
 
     if not folder.is_dir():
         yield Problem(
@@ -86,15 +87,23 @@ def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
     splits = {}
     for split in SPLITS:
         try:
-            rows = load_split(folder, split)
-            check_media(rows.examples)
-            splits[split] = rows
+            splits[split] = load_split(folder, split)
         except DataError as error:
             yield Problem(
                 str(error).replace("\n", "\n    "),
                 f"data.path, {split}/",
-                "correct what is named, or build the folder again with `ladder data build`",
+                f"correct what is named (`ladder data check {folder}` lists everything), or build the folder again with "
+                "`ladder data build`",
             )
+    try:
+        check_media(row for rows in splits.values() for row in rows.examples)
+    except MediaError as error:
+        yield Problem(
+            str(error).replace("\n", "\n    "),
+            "data.path",
+            f"correct what is named (`ladder data check {folder}` lists everything), or build the folder again",
+        )
+        return
     if len(splits) < len(SPLITS):
         return
     yield from row_problems(config, folder, **splits)

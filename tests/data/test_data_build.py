@@ -9,8 +9,9 @@ from PIL import Image
 
 from configs.schema import ConstructionConfig, DataConfig, RoomsConfig
 from data.build import build_data
+from data.checking_media import check_media
 from data.prompts import user_text
-from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, check_media, load_split
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, load_split
 from data.types import Example
 
 CONFIG = DataConfig(rooms=RoomsConfig(train_rooms=4, heldout_rooms=2, image_size=84, frames_per_room=12))

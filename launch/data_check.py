@@ -1,0 +1,75 @@
+"""`ladder data check`: is a data folder fit to train on and to be measured with?
+
+What holds: everything found is told, each with file, line, field and what to do, at most `limit` of a kind; exit code 0
+when there is no fault, 1 when there is one, 2 (`DataRefused`) when there is nothing to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from data.checking import Checked, Finding, check_folder
+from data.checking_media import media_table
+from data.reading import DataError
+from launch.progress import Say
+
+
+class DataRefused(RuntimeError):
+    """A command about data that cannot begin: says why and what to do."""
+
+
+def check(folder: Path, against: Path | None, limit: int, say: Say, tell: Callable[[str], None] = print) -> int:
+    """Checks `folder` and tells the report; 0 or 1. `against`: a text file with one scene id per line."""
+    if limit < 0:
+        raise DataRefused(f"--limit {limit}: must be 0 (tell everything) or more")
+    try:
+        checked = check_folder(folder, scene_ids(against) if against else (), say)
+    except DataError as error:
+        raise DataRefused(str(error)) from None
+    tell("\n".join(report(checked, limit)))
+    return 1 if checked.faults else 0
+
+
+def scene_ids(file: Path) -> frozenset[str]:
+    """The words that begin the lines of a file, `#` lines left out. DataRefused when it cannot be read or has none."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataRefused(f"--against {file}: cannot be read ({error}); give a text file with one scene id per line") from None
+    scenes = frozenset(line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not scenes:
+        raise DataRefused(f"--against {file}: no scene id in it; give one per line")
+    return scenes
+
+
+def report(checked: Checked, limit: int) -> Iterator[str]:
+    """The lines of the report."""
+    for split in checked.splits:
+        counts = ", ".join(f"{count} in {name}" for name, count in split.counts.items())
+        yield f"{split.folder}: {counts or 'no rows'}"
+    yield f"{len(checked.sizes)} pictures"
+    for name, joined in checked.joined().items():
+        yield f"{name}: {joined}"
+    for title, fault in (("fault", True), ("remark", False)):
+        chosen = [finding for finding in checked.findings if finding.fault == fault]
+        if chosen:
+            yield f"\n{len(chosen)} {title}{'s' if len(chosen) > 1 else ''}:"
+            yield from _listed(chosen, limit)
+    if checked.media:
+        yield f"\n{len(checked.media)} of {len(checked.sizes)} pictures cannot be used:"
+        yield media_table(checked.media, limit)
+    yield "\nno fault" if not checked.faults else "\ncorrect the faults before anything is trained on this or measured with it"
+
+
+def _listed(findings: Sequence[Finding], limit: int) -> Iterator[str]:
+    """At most `limit` of every kind in every file; what to do stands once for neighbours that need the same."""
+    for _, group in groupby(findings, key=lambda finding: (finding.kind, finding.file)):
+        own = list(group)
+        shown = own[:limit] if limit else own
+        for remedy, alike in groupby(shown, key=lambda finding: finding.remedy):
+            yield from (f"  {finding}" for finding in alike)
+            yield f"      -> {remedy}"
+        if len(own) > len(shown):
+            yield f"  and {len(own) - len(shown)} more of this kind (--limit 0 tells all)"
