@@ -10,7 +10,7 @@ from actors.types import PromptTask, RolloutRequest
 from configs.schema import RunConfig, SamplingConfig
 from data.prompts import render
 from data.types import Example
-from models.inputs import image_size, processed_size, prompt_token_ids
+from models.inputs import frame_size, image_size, prompt_token_ids
 from models.loading import load_processor
 
 #: Completions and tokens of the canary.
@@ -67,4 +67,5 @@ class TaskMaker:
             seed=seed,
             sampling=sampling,
         )
-        return PromptTask(prompt, request, reward_row(prompt, original, processed_size(self._processor, original)))
+        frame = frame_size(self._processor, original, self._config.model.box_frame)
+        return PromptTask(prompt, request, reward_row(prompt, original, frame))

@@ -223,8 +223,8 @@ def trace(
 ) -> dict[str, Any]:
     """A group as a reader wants it; pictures by path. `reward` is what a completion was compared by: its total, shaped.
 
-    Boxes: `truth` has them in pixels of the original picture, `target_boxes` in those of the processed one, of
-    `processed_size` (width, height), as `row` has them; both are null without it.
+    Boxes: `truth` has them in pixels of the original picture, `target_boxes` in the model's frame, of `processed_size`
+    (width, height), as `row` has them; both are null without it.
     """
     example, generation = group.prompt.example, group.generation
     return {

@@ -18,7 +18,7 @@ from contextlib import closing
 
 from actors.types import Generation
 from configs.schema import RewardConfig
-from data.coordinates import to_processed
+from data.coordinates import in_frame
 from data.types import Prompt
 from rewards.errors import RewardContractError
 from rewards.outcome import Score
@@ -71,14 +71,10 @@ def longest_silence(config: RewardConfig, group_size: int) -> float:
     return calls * (config.timeout_seconds + START_SECONDS)
 
 
-def reward_row(prompt: Prompt, original_size: tuple[int, int], processed_size: tuple[int, int]) -> RewardRow:
-    """The row as rewards see it; sizes are (width, height) of its first picture, before and after processing."""
+def reward_row(prompt: Prompt, original_size: tuple[int, int], frame: tuple[int, int]) -> RewardRow:
+    """The row as rewards see it; sizes are (width, height) of its first picture, in its file and in the model's frame."""
     example = prompt.example
-    boxes = (
-        tuple((box.label, tuple(to_processed(box.bbox, original_size, processed_size))) for box in example.boxes)
-        if example.is_localization
-        else ()
-    )
+    boxes = in_frame(example.boxes, original_size, frame) if example.is_localization else ()
     return RewardRow(
         example.id,
         example.question,
@@ -86,7 +82,7 @@ def reward_row(prompt: Prompt, original_size: tuple[int, int], processed_size: t
         example.options,
         example.answer,
         boxes,
-        processed_size,
+        frame,
         example.media,
         dict(example.metadata),
     )

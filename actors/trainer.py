@@ -53,7 +53,8 @@ from models.loading import check_model_folder
 
 Say = Callable[[str], None]
 #: Settings that stage 3 reads too, though not alone.
-OF_ALL_STAGES = ("seed", "data.preset", "model.dtype", "model.freeze_vision", "model.lora", "learner.")
+OF_ALL_STAGES = ("seed", "data.preset", "model.dtype", "model.freeze_vision", "model.lora", "model.box_frame",
+                 "learner.")
 
 
 def run_grpo(

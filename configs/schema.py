@@ -21,6 +21,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+#: How a family of models writes boxes: in pixels of the picture it was given, or in thousandths of the picture's sides.
+BoxFrame = Literal["absolute", "norm1000"]
+
+
 class LoraConfig(Section):
     """Low-rank adapters in place of full training (`models.adapters`); the paper trains everything."""
 
@@ -31,6 +35,8 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     path: str = Field("models/tiny_base", description="Folder with model, processor and tokenizer (Hugging Face layout)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in learner and engine")
+    box_frame: BoxFrame = Field("absolute", description="Boxes are read and written in pixels of the picture as the model was "
+                                "given it (Qwen2.5-VL), or from 0 to 1000 on both sides (Qwen3-VL)")
     freeze_vision: bool = Field(False, description="Train the language model only")
     lora: LoraConfig | None = Field(None, description="Train adapters of the language model only; none: train the weights")
     attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", description="How the learner attends (models.tree_attention)")

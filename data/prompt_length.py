@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from data.prompts import Mode, Preset, render
+from data.prompts import Mode, Preset, Use, render
 from data.types import Example, Prompt
 from models.inputs import image_size, processed_size, prompt_token_ids
 
@@ -13,10 +13,12 @@ from models.inputs import image_size, processed_size, prompt_token_ids
 MEASURED_ROWS = 50
 
 
-def longest_prompt(processor, examples: Iterable[Example], mode: Mode, preset: Preset) -> tuple[int, Example | None]:
+def longest_prompt(
+    processor, examples: Iterable[Example], mode: Mode, preset: Preset, use: Use = "training"
+) -> tuple[int, Example | None]:
     """Tokens and row of the longest of the prompts measured; (0, None) without rows. MediaError, ValueError as `render`."""
     candidates = heapq.nlargest(MEASURED_ROWS, examples, key=lambda row: (len(row.media), _text_length(row)))
-    lengths = [prompt_length(processor, render(row, mode, preset)) for row in candidates]
+    lengths = [prompt_length(processor, render(row, mode, preset, use)) for row in candidates]
     return max(zip(lengths, candidates, strict=True), key=lambda pair: pair[0], default=(0, None))
 
 

@@ -5,12 +5,12 @@ What holds
     * Every number is true of the scene: whole centimetres, degrees and picture numbers, written without a fraction;
       answers keep the form of the row (a letter, a decimal string, a JSON list).
     * One fixed sentence per question type and few different words, so that a small model can learn the format.
-    * Boxes are in the processed frame, the only frame the model knows.
+    * Boxes are in the model's frame, the only one it knows.
 """
 
 from __future__ import annotations
 
-from data.coordinates import Size, to_processed
+from data.coordinates import Size, in_frame
 from data.facts import (
     AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
 )
@@ -21,23 +21,23 @@ from data.types import LOCALIZATION, Box
 MAX_WORDS = 45
 
 
-def solution(question: Question, original_size: Size, processed_size: Size, preset: Preset = "ladder") -> str:
-    """The assistant's text of a cold-start row. Sizes are (width, height) of the row's (first) picture in pixels."""
+def solution(question: Question, original_size: Size, frame: Size, preset: Preset = "ladder") -> str:
+    """The assistant's text of a cold-start row. `original_size` (width, height) of the row's (first) picture in pixels,
+    `frame` that of the model's boxes on it (`models.inputs.frame_size`)."""
     if question.question_type == LOCALIZATION:
-        reasoning = _places(question.boxes, original_size, processed_size)
-        answer = boxes_json(question.boxes, original_size, processed_size, preset)
+        reasoning = _places(question.boxes, original_size, frame)
+        answer = boxes_json(question.boxes, original_size, frame, preset)
     else:
         reasoning, answer = _reasoning(question.facts, question.answer or ""), question.answer
     return f"<think>{reasoning}</think><answer>{answer}</answer>"
 
 
-def _places(boxes: tuple[Box, ...], original_size: Size, processed_size: Size) -> str:
+def _places(boxes: tuple[Box, ...], original_size: Size, frame: Size) -> str:
     """Which third of the picture holds the middle of each box: 'I see the sofa left, the lamp middle.'"""
     places = []
-    for box in boxes:
-        x1, _, x2, _ = to_processed(box.bbox, original_size, processed_size)
-        third = min(int(3 * (x1 + x2) / 2 / processed_size[0]), 2)
-        places.append(f"the {box.label} {('left', 'middle', 'right')[third]}")
+    for label, (x1, _, x2, _) in in_frame(boxes, original_size, frame):
+        third = min(int(3 * (x1 + x2) / 2 / frame[0]), 2)
+        places.append(f"the {label} {('left', 'middle', 'right')[third]}")
     return f"I see {', '.join(places)}."
 
 

@@ -2,7 +2,7 @@
 
 What holds
     * Boxes are stored in pixels of the *original* image file, corners (x1, y1, x2, y2), x right, y down. They are
-      converted to the processed frame in one place only (`data.coordinates`).
+      converted to the model's frame in one place only (`data.coordinates`).
     * Media are absolute paths; nobody carries pixels in an Example.
     * `answer` is already typed text: one upper-case letter for multiple choice, a decimal string for numbers, and
       None for localisation rows, whose truth is `boxes`.
@@ -67,7 +67,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """An Example rendered for the policy: a user turn whose media come before the text, one placeholder per medium.
+    """An Example rendered for the policy: a user turn with one placeholder per medium (`data.prompts` says in which order).
 
     `messages` is the chat (system and user turns) in the Hugging Face content-list form, with items
     `{"type": "image"}` / `{"type": "video"}` standing for `media` in order: one image item per image, or one video

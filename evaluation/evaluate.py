@@ -30,14 +30,14 @@ from pathlib import Path
 from typing import Any, Awaitable, Callable, Literal, Mapping, Protocol, Sequence
 
 from actors.rollout import RolloutRequest
-from configs.schema import SamplingConfig
+from configs.schema import BoxFrame, SamplingConfig
 from data.prompts import Preset, render
 from data.types import Example, Prompt
 from evaluation.baseline import best_constants
 from evaluation.metrics import RowMismatch, by_group, mean_ci95, paired_record
 from evaluation.scoring import MODES, EvaluationError, Metric, RowScore, RowView, Scoring, score_rows
 from evaluation.selection import selection_hash
-from models.inputs import image_size, processed_size, prompt_token_ids
+from models.inputs import frame_size, image_size, prompt_token_ids
 from rewards.accuracy import MraMode
 
 When = Literal["before", "after"]
@@ -81,19 +81,21 @@ class Evaluation:
         return {row["row"]: row["scores"][name] for row in self.rows if name in row["scores"]}
 
 
-def prepare(examples: Sequence[Example], metric: Metric, processor, preset: Preset = "ladder") -> tuple[Question, ...]:
+def prepare(
+    examples: Sequence[Example], metric: Metric, processor, preset: Preset = "ladder", box_frame: BoxFrame = "absolute"
+) -> tuple[Question, ...]:
     """Render the prompts of a metric. `processor`: of the evaluated model (models.loading.load_processor).
 
     Raises MediaError for an unreadable picture, ValueError where the metric does not fit the row.
     """
     questions = []
     for example in examples:
-        prompt = render(example, MODES[metric], preset)
-        original = processed = None
+        prompt = render(example, MODES[metric], preset, "evaluation")
+        original = frame = None
         if example.is_localization:
             original = image_size(example.media[0])
-            processed = processed_size(processor, original)
-        view = RowView(example, original, processed)
+            frame = frame_size(processor, original, box_frame)
+        view = RowView(example, original, frame)
         questions.append(Question(view, prompt, prompt_token_ids(processor, prompt.messages), _prompt_hash(prompt)))
     return tuple(questions)
 
@@ -275,7 +277,7 @@ def _prompt_hash(prompt: Prompt) -> str:
 
 
 def _row(question: Question, completion, score: RowScore, metric: Metric) -> dict:
-    """One JSONL line. A box: {"label", "bbox": [x1, y1, x2, y2] in the processed frame, null if malformed}."""
+    """One JSONL line. A box: {"label", "bbox": [x1, y1, x2, y2] in the frame of `processed_size`, null if malformed}."""
     view, example = question.view, question.view.example
     predicted = None
     if score.boxes is not None:

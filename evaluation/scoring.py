@@ -5,7 +5,7 @@ What holds
       flagged; nothing is dropped. (In training such a completion has no reward at all; a benchmark must count it.)
     * An engine that aborted is no answer of the model: EvaluationError, the evaluation has to be run again.
     * Extraction, accuracy, IoU and the composed reward are the functions that GRPO trains on.
-    * Boxes, true and predicted, are in pixels of the processed frame.
+    * Boxes, true and predicted, are in the model's frame (`models.inputs.frame_size`).
 
 What is measured, by metric (the prompt's mode in brackets):
     localization_iou (ground)   iou: set IoU of the whole text read as JSON boxes, a code fence allowed
@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Mapping, Sequence
 
-from data.coordinates import Size, to_processed
+from data.coordinates import Size, in_frame
 from data.prompts import Mode, answer_kind
 from data.types import Example
 from rewards.boxes import Corners, PredictedBox, parse_boxes
@@ -45,7 +45,8 @@ class EvaluationError(RuntimeError):
 class RowView:
     """A row as scoring reads it (`rewards.compose.ExampleView`).
 
-    Sizes are (width, height) of the one picture of a localisation row; None on all other rows.
+    Sizes are (width, height) of the one picture of a localisation row, in its file and in the model's frame of boxes; None on
+    all other rows.
     """
 
     example: Example
@@ -66,12 +67,10 @@ class RowView:
 
     @property
     def target_boxes(self) -> tuple[tuple[str, Corners], ...]:
-        """(label, box in the processed frame), on rows that ask for boxes only."""
+        """(label, box in the model's frame), on rows that ask for boxes only."""
         if not self.example.is_localization or self.original_size is None or self.processed_size is None:
             return ()
-        return tuple(
-            (b.label, to_processed(b.bbox, self.original_size, self.processed_size)) for b in self.example.boxes
-        )
+        return in_frame(self.example.boxes, self.original_size, self.processed_size)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def _flag(row: RowView, answer: str | None, boxes: tuple[PredictedBox, ...] | No
 
 def _frame(row: RowView) -> Size:
     if row.processed_size is None or row.original_size is None:
-        raise GroundTruthError("boxes are asked but the picture's original and processed size are not known")
+        raise GroundTruthError("boxes are asked but the sizes of the picture and of its frame are not known")
     return row.processed_size
 
 

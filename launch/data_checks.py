@@ -172,7 +172,7 @@ def rendering_problems(config: RunConfig, folder: Path, train: Split, processor)
 
     The manifest says what they were written for; a folder without one, or with one that does not say, is not judged.
     """
-    from models.inputs import processed_size
+    from models.inputs import frame_size
 
     if "coldstart" not in config.stages or not train.coldstart:
         return
@@ -186,13 +186,13 @@ def rendering_problems(config: RunConfig, folder: Path, train: Split, processor)
             f"set data.preset to {preset!r}, or {again}",
         )
     for size in manifest.get("processed_sizes", ()):
-        ours = processed_size(processor, tuple(size["original"]))
+        ours = frame_size(processor, tuple(size["original"]), config.model.box_frame)
         if ours != tuple(size["processed"]):
             original, theirs = (" x ".join(map(str, size[key])) for key in ("original", "processed"))
             yield Problem(
-                f"the cold-start boxes of {folder} are in pictures of {theirs} pixels (original {original}), "
-                f"the processor of {config.model.path} makes them {ours[0]} x {ours[1]}",
-                "model.path, data.path",
+                f"the cold-start boxes of {folder} are in a frame of {theirs} (original {original}), "
+                f"with {config.model.path} it is {ours[0]} x {ours[1]}",
+                "model.path, model.box_frame, data.path",
                 f"{again}, or use the model it was built for",
             )
             return  # the other sizes come from the same processor
@@ -206,13 +206,13 @@ def length_problems(config: RunConfig, train: Split, heldout: Split, processor) 
 
     metrics = dict.fromkeys(METRICS[stage] for stage in config.stages)
     answer = ("evaluation.max_new_tokens", config.evaluation.max_new_tokens)
-    asked = [(stage_rows(config, metric, heldout), MODES[metric], *answer) for metric in metrics]
+    asked = [(stage_rows(config, metric, heldout), MODES[metric], "evaluation", *answer) for metric in metrics]
     if "grpo" in config.stages:
         answer = ("grpo.sampling.max_new_tokens", config.grpo.sampling.max_new_tokens)
-        asked.append((_policy_rows(config, train), "think", *answer))
-    for rows, mode, key, new in asked:
+        asked.append((_policy_rows(config, train), "think", "training", *answer))
+    for rows, mode, use, key, new in asked:
         try:
-            tokens, row = longest_prompt(processor, rows, mode, config.data.preset)
+            tokens, row = longest_prompt(processor, rows, mode, config.data.preset, use)
         except ValueError as error:  # a picture whose shape the processor refuses
             yield Problem(str(error), "data.path", "replace the picture, or leave its rows out")
             continue

@@ -40,11 +40,11 @@ class EvaluationRequest:
 def build_data(config: RunConfig, folder: Path, say: Say) -> None:
     """Writes a data folder (train/, heldout/, manifest.json), whole or not at all."""
     from data.build import build_data as build
-    from models.inputs import processed_size
+    from models.inputs import frame_size
     from models.loading import load_processor
 
     processor = load_processor(config.model.path)
-    build(config.data, folder, config.seed, lambda size: processed_size(processor, size), say)
+    build(config.data, folder, config.seed, lambda size: frame_size(processor, size, config.model.box_frame), say)
 
 
 def train(
@@ -92,7 +92,8 @@ def evaluate(config: RunConfig, evaluators: Evaluators, model: Path, data: Path,
             metric = METRICS[request.stage]
             if number and METRICS[requests[number - 1].stage] == metric:
                 _copy_evaluation(requests[number - 1], request)
-            questions = prepare(stage_rows(config, metric, split), metric, processor, config.data.preset)
+            questions = prepare(stage_rows(config, metric, split), metric, processor, config.data.preset,
+                                config.model.box_frame)
             await ask_rows(
                 [worker.generate_many.remote for worker in workers], questions,
                 Scoring(metric, reward_settings(config.reward)),

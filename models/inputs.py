@@ -19,8 +19,11 @@ from transformers import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import VideoMetadata
 
+from configs.schema import BoxFrame
 from models.positions import rope_positions
 
+#: Side of the frame of boxes that are written in thousandths.
+NORM_SIDE = 1000
 #: Frames per second that a frame list is declared to have.
 FRAMES_PER_SECOND = 1.0
 
@@ -88,6 +91,12 @@ def processed_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tup
     return width, height
 
 
+def frame_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int], box_frame: BoxFrame) -> tuple[int, int]:
+    """(width, height) of the frame in which the model reads and writes boxes on a picture of the original `size`: that of
+    the picture it is given, or 1000 x 1000 (SPATIALLADDER §4.3)."""
+    return processed_size(processor, size) if box_frame == "absolute" else (NORM_SIDE, NORM_SIDE)
+
+
 def chat_text(processor: Qwen2_5_VLProcessor, messages: Sequence[dict]) -> str:
     """The chat as text with one placeholder per medium, ending where the assistant begins."""
     return processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
@@ -136,12 +145,22 @@ def _patches(processor: Qwen2_5_VLProcessor, images: Sequence[Image.Image], is_v
     """Patches (patches, 1176) and grids (media, 3); all frames of a video are one medium."""
     if not is_video:
         out = processor.image_processor(images=list(images), return_tensors="pt")
+        _check_grids(processor, images, out["image_grid_thw"].tolist())
         return out["pixel_values"], out["image_grid_thw"]
     metadata = VideoMetadata(total_num_frames=len(images), fps=FRAMES_PER_SECOND, duration=len(images) / FRAMES_PER_SECOND,
                              frames_indices=list(range(len(images))), video_backend="opencv")
     out = processor.video_processor(videos=[np.stack([np.asarray(image) for image in images])], video_metadata=[metadata],
                                     do_sample_frames=False, return_tensors="pt")
     return out["pixel_values_videos"], out["video_grid_thw"]
+
+
+def _check_grids(processor: Qwen2_5_VLProcessor, images: Sequence[Image.Image], grids: Sequence[Sequence[int]]) -> None:
+    """ValueError when a picture did not become the size by which its boxes are scaled."""
+    side = processor.image_processor.patch_size
+    for image, (_, height, width) in zip(images, grids, strict=True):
+        if (width * side, height * side) != processed_size(processor, image.size):
+            raise ValueError(f"a picture of {image.size} became {width * side} x {height * side} pixels, not "
+                             f"{processed_size(processor, image.size)}: boxes would be scaled wrongly")
 
 
 def _expand(ids: Sequence[int], placeholders: Mapping[int, int], lengths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -44,8 +44,8 @@ LARGEST_TOTAL = 1e9
 class ExampleView(Protocol):
     """What scoring reads of a row.
 
-    `target_boxes` are (label, (x1, y1, x2, y2)) in pixels of the processed picture, whose size is `processed_size`
-    (width, height). They are there only when the prompt asks for boxes; otherwise the sequence is empty.
+    `target_boxes` are (label, (x1, y1, x2, y2)) in the model's frame of boxes, whose size (width, height) is
+    `processed_size`: that of the processed picture, or 1000 x 1000. They are there only when the prompt asks for boxes; otherwise the sequence is empty.
     """
 
     @property

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class RewardRow:
     """A row without its pictures.
 
-    `target_boxes`: (label, (x1, y1, x2, y2)) in pixels of the processed picture of `processed_size` (width, height);
-    present only where the prompt asks for boxes. `media`: paths. `metadata`: what else the row's line of JSON holds.
+    `target_boxes`: (label, (x1, y1, x2, y2)) in the model's frame of boxes, whose size (width, height) is `processed_size`:
+    that of the processed picture, or 1000 x 1000 (`model.box_frame`); present only where the prompt asks for boxes. `media`: paths. `metadata`: what else the row's line of JSON holds.
     """
 
     id: str

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
-from configs.schema import SFTConfig
+from configs.schema import BoxFrame, SFTConfig
 from data.prompt_length import prompt_length
 from data.prompts import Mode, Preset, render
 from data.types import Example, Prompt
-from models.inputs import Encoded, encode, image_size, load_images, processed_size
+from models.inputs import Encoded, encode, frame_size, image_size, load_images
 from models.packing import Tree
 from models.passes import TreeSize
 from models.tokens import banned_token_ids, end_token_id
@@ -110,13 +110,14 @@ class StageRows:
         preset: Preset = "ladder",
         tokens_per_second: float = 2.0,
         vocab_size: int = 0,
+        box_frame: BoxFrame = "absolute",
     ) -> None:
         """Renders every row. `vocab_size`: rows of the model's head. Errors: TargetError, MediaError."""
         self._processor, self._tokens_per_second = processor, tokens_per_second
         self._images: _ByteCache[Image.Image] = _ByteCache(CACHE_BYTES)
         self._encoded: _ByteCache[Encoded] = _ByteCache(CACHE_BYTES)
         self._prompt_tokens: dict[int, int] = {}
-        self._prompts = [_with_target(example, STAGE_MODES[stage], preset, processor) for example in examples]
+        self._prompts = [_with_target(example, STAGE_MODES[stage], preset, processor, box_frame) for example in examples]
         texts = [prompt.target for prompt in self._prompts]
         end, banned = end_token_id(processor), frozenset(banned_token_ids(processor, vocab_size))
         ids = processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
@@ -161,11 +162,13 @@ class StageRows:
         )
 
 
-def _with_target(example: Example, mode: Mode, preset: Preset, processor: Qwen2_5_VLProcessor) -> Prompt:
+def _with_target(
+    example: Example, mode: Mode, preset: Preset, processor: Qwen2_5_VLProcessor, box_frame: BoxFrame
+) -> Prompt:
     sizes = {}
     if mode == "ground":
         original = image_size(example.media[0])
-        sizes = {"original_size": original, "processed_size": processed_size(processor, original)}
+        sizes = {"original_size": original, "frame": frame_size(processor, original, box_frame)}
     prompt = render(example, mode, preset, **sizes)
     if not prompt.target:
         raise TargetError(f"row {example.id}: it has no target for a stage that trains {mode!r} answers")

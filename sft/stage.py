@@ -117,6 +117,7 @@ def identity_of(task: SFTTask) -> str:
         task.run.model.dtype,
         task.run.model.freeze_vision,
         task.run.model.lora,
+        task.run.model.box_frame,
         task.run.data.preset,
         task.config,
     )
@@ -211,6 +212,7 @@ class _RankTrainer:
             task.run.data.preset,
             self.model.config.vision_config.tokens_per_second,
             text.vocab_size,
+            task.run.model.box_frame,
         )
         self.order = RowOrder([row.media for row in task.examples], task.config, task.run.seed)
         self.reader = StepReader(rows, self.order, rank, ranks, task.config.micro_batch_tokens)

@@ -20,7 +20,7 @@ ALLOWED = {
     "sft": {"models", "data", "configs"},
     "actors": {"grpo", "rewards", "models", "data", "configs"},
     "evaluation": {"models", "data", "rewards", "actors.rollout", "configs"},
-    "viewer": set(),
+    "viewer": {"data.coordinates"},
     "launch": set(ROOMS),
 }
 #: Rooms that also say which packages they may use besides the standard library.

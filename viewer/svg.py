@@ -4,7 +4,7 @@ What holds
     * Every text that comes from outside (titles, labels, series names) is escaped here.
     * Values that are not finite (or beyond 1e30) are left out of a curve, and the curve is interrupted there.
     * `picture` draws in one frame: the shown frame, longest side PICTURE_SIDE units. Boxes come with the size of the
-      frame they were measured in and are scaled by shown / measured, axis by axis; nothing is rounded before that.
+      frame they were measured in, and come to the shown one as everywhere (`data.coordinates.rescaled`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass
 from html import escape
 from typing import Literal, Sequence
+
+from data.coordinates import rescaled
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
@@ -103,9 +105,7 @@ def shown_size(size: tuple[float, float]) -> tuple[float, float]:
 
 def to_shown(box: DrawnBox, width: float, height: float) -> tuple[float, float, float, float]:
     """Corners of `box` in a shown frame of (width, height) units."""
-    scale_x, scale_y = width / box.frame[0], height / box.frame[1]
-    x1, y1, x2, y2 = box.bbox
-    return x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y
+    return rescaled(box.bbox, box.frame, (width, height))
 
 
 def _box(box: DrawnBox, width: float, height: float) -> str:

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from data.coordinates import as_text_target, to_original, to_processed
 from data.prompts import SYSTEM, boxes_json, render, user_text
 from data.types import LOCALIZATION, Box, Example
 
@@ -39,7 +38,7 @@ def test_media_stand_before_the_text(example, kinds):
 def test_targets_of_the_modes():
     assert render(CHOICE, "direct").target == "B"
     assert render(CHOICE, "think").target is None
-    target = render(PLACE, "ground", original_size=(200, 160), processed_size=(112, 84)).target
+    target = render(PLACE, "ground", original_size=(200, 160), frame=(112, 84)).target
     assert target == '[{"bbox_2d":[6,10,112,84],"label":"sofa"}]'
 
 
@@ -61,16 +60,3 @@ def test_a_cold_start_row_keeps_its_own_prompt():
     prompt = render(row, "think")
     assert prompt.messages[1]["content"][1]["text"] == "As it was." and prompt.target == row.solution
 
-
-def test_boxes_there_and_back():
-    box = (100.0, 50.0, 648.0, 484.0)
-    processed = to_processed(box, (1296, 968), (364, 252))
-    assert processed == pytest.approx((28.0864, 13.0165, 182.0, 126.0), abs=1e-4)
-    assert to_original(processed, (1296, 968), (364, 252)) == pytest.approx(box)
-
-
-@pytest.mark.parametrize("box, expected", [
-    ((3.2, 3.6, 3.4, 9.0), (3, 4, 4, 9)), ((111.9, 0, 112.4, 5), (111, 0, 112, 5)), ((-4, -4, 500, 500), (0, 0, 112, 84)),
-])
-def test_a_text_target_is_inside_and_never_collapses(box, expected):
-    assert as_text_target(box, (112, 84)) == expected

@@ -151,7 +151,7 @@ def write_manifest(folder: Path, preset: str, processed: list[int]) -> None:
     [
         ("ladder", [112, 112], [], ""),
         ("paper", [112, 112], ["data.preset"], "written for preset 'paper', the run asks for 'ladder'"),
-        ("ladder", [56, 56], ["model.path, data.path"], "in pictures of 56 x 56 pixels (original 56 x 56)"),
+        ("ladder", [56, 56], ["model.path, model.box_frame, data.path"], "in a frame of 56 x 56 (original 56 x 56)"),
     ],
 )
 def test_coldstart_rows_rendered_for_another_model_or_preset(
