@@ -1,6 +1,10 @@
 """Stage 3 with and without overlap: the same rows, model and seed, one engine and one learner rank with a core each.
 
-    python -m benchmarks.asynchrony [--staleness 0 --staleness 1 ...] [--steps 16] [--json FILE]
+    python -m benchmarks.asynchrony [--staleness 0 --staleness 1 ...] [--steps 8] [--json FILE]
+
+Both have a core: the learner's process is kept on the last one, everything else on the others. On two cores the engine shares
+its own with the small processes (the trainer, Ray's, the reward's, the engine's front end), which take about a quarter of it;
+left to themselves they stand in the learner's way although there is room beside the engine.
 
 The policy is the benchmarks' tiny model, trained for a moment to write digits and to stop; the reward is the share of
 sevens, and completions near the limit of tokens lose some of it (`grpo.overlong_buffer`), so that lengths stay as they were.
@@ -54,13 +58,13 @@ from models.loading import load_policy, load_processor, save_policy
 from models.packing import Tree, pack
 from models.tokens import end_token_id
 
-PROMPTS, GROUP, NEW_TOKENS, LEARNING_RATE = 24, 8, 96, 3e-4
+PROMPTS, GROUP, NEW_TOKENS, LEARNING_RATE = 64, 8, 128, 3e-4
 #: Digits of a completion: geometric with this mean, cut off; each is two tokens.
-MEAN_DIGITS, MOST_DIGITS = 16, 44
+MEAN_DIGITS, MOST_DIGITS = 24, 60
 #: Of the writer's training: optimizer steps, prompts, and completions of each in a step.
 WRITER_STEPS, WRITER_PROMPTS, WRITER_COMPLETIONS = 100, 4, 4
 #: Steps before those that count: the first ones fill the pipeline.
-WARM_UP = 4
+WARM_UP = 3
 PARTS = ("generate", "reward", "learn", "sync")
 
 
@@ -111,16 +115,21 @@ def measured(staleness: int, steps: int, examples: list[Example], model: Path, f
     used: list[tuple[float, float]] = []
 
     def say(text: str) -> None:
+        if text == "grpo: the learner is ready":
+            _keep_learner_on(cores[-1])
         if text.startswith("grpo: step "):
             ends.append(time.monotonic())
             used.append(_busy_seconds())
         print(text, flush=True)
 
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:-1])  # whatever is started from here on has them, too
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 << 20)
     try:
         train_policy(configuration(staleness, WARM_UP + steps), examples, model, folder, say)
     finally:
         ray.shutdown()
+        os.sched_setaffinity(0, cores)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     counted = records[WARM_UP:]
     seconds = [after - before for before, after in zip(ends[WARM_UP - 1 : -1], ends[WARM_UP:], strict=True)]
@@ -138,6 +147,13 @@ def measured(staleness: int, steps: int, examples: list[Example], model: Path, f
         "reward_curve": [round(record["reward"], 4) for record in records],
         "completion_tokens": round(statistics.mean(record["completion_tokens"] for record in counted), 1),
     }
+
+
+def _keep_learner_on(core: int) -> None:
+    """Every thread of it."""
+    (learner,) = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::Learner")]
+    for thread in learner.threads():
+        os.sched_setaffinity(thread.id, [core])
 
 
 def _busy_seconds() -> tuple[float, float]:
@@ -165,7 +181,7 @@ def with_efficiency(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--staleness", type=int, action="append", help="repeatable; default: 0, 1 and 2")
-    parser.add_argument("--steps", type=int, default=16, help=f"steps that count; {WARM_UP} more are run before them")
+    parser.add_argument("--steps", type=int, default=8, help=f"steps that count; {WARM_UP} more are run before them")
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
