@@ -110,6 +110,11 @@ def _data_commands(data: argparse._SubParsersAction) -> None:
     check.add_argument("--limit", type=int, default=20, metavar="N", help="most lines of a kind (default 20; 0: all)")
     check.set_defaults(command=_check_data)
 
+    card = data.add_parser("card", help="what is in a data folder: composition, balance, what text alone gives away")
+    card.add_argument("folder", metavar="DIR", type=Path, help="a data folder, or the released files as they come")
+    card.add_argument("--out", type=Path, metavar="DIR", help="where to write the card (default: DIR/card)")
+    card.set_defaults(command=_card)
+
 
 def _reward_commands(reward: argparse._SubParsersAction) -> None:
     check = reward.add_parser("check", help="does a reward keep the contract? (docs/rewards.md)")
@@ -226,6 +231,14 @@ def _check_data(options: argparse.Namespace) -> int:
     from launch.data_check import check
 
     return check(options.folder, options.against, options.limit, Progress())
+
+
+def _card(options: argparse.Namespace) -> int:
+    from launch.data_card import write_card
+
+    page = write_card(options.folder, options.out or options.folder / "card", Progress())
+    print(f"open {page}")
+    return 0
 
 
 def _check_reward(options: argparse.Namespace) -> int:
