@@ -18,7 +18,9 @@ Any posed capture (ScanNet, ARKitScenes, your own) can be written like this; met
       "objects": [
         {"id": 0, "label": "table",        id: whole number >= 0, unique in the scene
          "aligned": {"center": [x, y, z], "dimensions": [dx, dy, dz],     in the aligned frame, middle and full sizes
-                     "axes": 3x3}}, ...],  optional: row i is the direction of dimension i; else along x, y and z
+                     "axes": 3x3},         optional: row i is the direction of dimension i; else along x, y and z
+         "unaligned": {"center": ..., "dimensions": ...}}, ...],     optional: a second box around it, along the capture
+                                           frame's axes; the thing is in both, so its place in pictures is known better
       "room": {"low": [x, y, z], "high": [x, y, z]},    optional: extent in the aligned frame
       "room_area": 18.4                    optional: square metres of the floor, where it is no rectangle
     }
@@ -43,7 +45,9 @@ import numpy as np
 from PIL import Image
 
 from data.media import PictureError, decoded_sizes
+from data.oriented import OrientedBox
 from data.scenes.depth import depth_size
+from data.scenes.outlines import common_points
 from data.scenes.types import ALIGNED, Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
 
 FILE = "scene.json"
@@ -109,7 +113,7 @@ def _read_scene(reader: _Reader) -> Scene:
         names.add(frames[-1].name)
     objects, ids = [], set()
     for index, entry in enumerate(reader.items(document, "objects")):
-        objects.append(_object(reader, entry, f"objects[{index}]"))
+        objects.append(_object(reader, entry, f"objects[{index}]", align))
         if objects[-1].id in ids:
             reader.refuse(f"objects[{index}].id", f"{objects[-1].id} is used twice", "Number the objects uniquely")
         ids.add(objects[-1].id)
@@ -199,7 +203,7 @@ def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intri
     return Frame(path.stem, Camera(intrinsics, align @ pose, *size), str(path), depth, depth_intrinsics if depth else None)
 
 
-def _object(reader: _Reader, entry: object, at: str) -> SceneObject:
+def _object(reader: _Reader, entry: object, at: str, align: np.ndarray) -> SceneObject:
     identity = reader.whole(entry, "id", at + ".", least=0)
     label = reader.text(entry, "label", at + ".")
     box = reader.get(entry, "aligned", at + ".")
@@ -215,7 +219,20 @@ def _object(reader: _Reader, entry: object, at: str) -> SceneObject:
         axes = tuple(map(tuple, rows.tolist()))
     middle, sizes = tuple(center.tolist()), tuple(dimensions.tolist())
     whole = Solid("box", middle, tuple(side / 2 for side in sizes), _GREY, axes)
-    return SceneObject(identity, label, middle, sizes, (whole,), axes)
+    outline = _outline(reader, entry, at, align, OrientedBox(middle, sizes, axes))
+    return SceneObject(identity, label, middle, sizes, (whole,), axes, outline)
+
+
+def _outline(reader: _Reader, entry: dict, at: str, align: np.ndarray, box: OrientedBox) -> tuple:
+    """What the box and the unaligned one have in common; empty without the latter."""
+    second = entry.get("unaligned")
+    if second is None:
+        return ()
+    center = reader.array(second, "center", f"{at}.unaligned.", ((3,),))
+    dimensions = reader.array(second, "dimensions", f"{at}.unaligned.", ((3,),))
+    middle = tuple((align[:3, :3] @ center + align[:3, 3]).tolist())
+    axes = tuple(map(tuple, align[:3, :3].T.tolist()))  # row i: where the capture frame's axis i points
+    return common_points(box, OrientedBox(middle, tuple(dimensions.tolist()), axes))
 
 
 def _require_rotation(reader: _Reader, rotation: np.ndarray, field: str, action: str, rounding: float = 1e-2) -> None:

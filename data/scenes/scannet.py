@@ -31,6 +31,7 @@ from data.coordinates import Size
 from data.media import PictureError, decoded_size
 from data.scenes.depth import depth_size
 from data.scenes.floor import outline_area
+from data.scenes.outlines import hull_points
 from data.scenes.ply import read_vertices
 from data.scenes.sens import SensError, export
 from data.scenes.types import Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
@@ -98,7 +99,8 @@ def _object(number: int, label: str, points: np.ndarray) -> SceneObject:
     low, high = points.min(axis=0), points.max(axis=0)
     center: Vector = tuple(((low + high) / 2).tolist())
     sizes: Vector = tuple(np.maximum(high - low, THINNEST).tolist())
-    return SceneObject(number, label, center, sizes, (Solid("box", center, tuple(side / 2 for side in sizes), _GREY),))
+    whole = Solid("box", center, tuple(side / 2 for side in sizes), _GREY)
+    return SceneObject(number, label, center, sizes, (whole,), outline=hull_points(points))
 
 
 @dataclass(frozen=True)
