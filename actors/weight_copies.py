@@ -4,7 +4,7 @@ What holds
     * A copy appears complete or not at all, under a name made of the version's number and manifest. The engine compares its
       checksums as it does the original's.
     * The learner does not notice: somebody else reads its file, whenever a worker asks (`actors.file_parts`). So a joiner
-      can take any version that is published.
+      can take any version that is published. A part that cannot be read is asked for once more, before the worker is lost.
     * A copy stays while anybody here loads it. It goes when a worker takes another version, or the last worker here ends;
       one whose workers were all killed goes when the next takes a version of the run.
 
@@ -35,6 +35,8 @@ from actors.weights import SHARED_MEMORY, WeightVersion, WeightVersionError, req
 AHEAD = 4
 #: Seconds between two tries to get a lock.
 NAP_SECONDS = 0.05
+#: Seconds after which a part that could not be read is asked for once more.
+RETRY_SECONDS = 1.0
 
 #: Bytes of a node's file from an offset on, as many as fit a part, fewer at its end.
 Read = Callable[[str, str, int], Awaitable[np.ndarray]]
@@ -92,7 +94,7 @@ class LocalCopies:
             with open(_aside(path), "wb") as file:
                 while not last:
                     while len(reading) < AHEAD:
-                        reading.append(asyncio.ensure_future(self._read(version.node, version.path, offset)))
+                        reading.append(asyncio.ensure_future(self._part(version, offset)))
                         offset += PART_BYTES
                     part = await reading.popleft()
                     await asyncio.to_thread(file.write, memoryview(part))
@@ -109,6 +111,14 @@ class LocalCopies:
             for task in reading:
                 task.cancel()
             _aside(path).unlink(missing_ok=True)
+
+    async def _part(self, version: WeightVersion, offset: int) -> np.ndarray:
+        assert version.node is not None
+        try:
+            return await self._read(version.node, version.path, offset)
+        except (RayError, OSError):
+            await asyncio.sleep(RETRY_SECONDS)
+            return await self._read(version.node, version.path, offset)
 
     async def _join(self, folder: Path) -> Path:
         """Be one of those for whom the folder is kept."""

@@ -21,14 +21,15 @@ SMALL = 4096
 
 
 class Machine:
-    """Workers of one machine and the store of another, which they read directly; `fails_at` breaks the line there."""
+    """Workers of one machine and the store of another, which they read directly; at the offset `fails_at` a read fails, as
+    often as `failures` says."""
 
     def __init__(self, folder: Path) -> None:
         self.memory = folder / "memory"
         self.memory.mkdir()
         self.store = WeightStore(folder / "run", node="there")
         self.reads: list[int] = []
-        self.fails_at = -1
+        self.fails_at, self.failures = -1, 0
 
     def publish(self, number: int, value: float = 0.0) -> WeightVersion:
         return self.store.publish(number, {EMBEDDING: torch.full((2048,), value)})
@@ -39,7 +40,8 @@ class Machine:
     async def read(self, node: str, path: str, offset: int) -> np.ndarray:
         self.reads.append(offset)
         await asyncio.sleep(0)
-        if offset == self.fails_at:
+        if offset == self.fails_at and self.failures:
+            self.failures -= 1
             raise FileNotFoundError(path)
         return read_part(path, offset, SMALL)
 
@@ -50,6 +52,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr("actors.weight_copies.PART_BYTES", SMALL)
+    monkeypatch.setattr("actors.weight_copies.RETRY_SECONDS", 0.01)
     return Machine(tmp_path)
 
 
@@ -101,12 +104,18 @@ def test_a_copy_stays_while_it_is_loaded_and_goes_when_the_next_comes(machine: M
 
 def test_a_copy_that_breaks_off_is_none(machine: Machine) -> None:
     worker, version = machine.worker(), machine.publish(1)
-    machine.fails_at = 2 * SMALL
+    machine.fails_at, machine.failures = 2 * SMALL, 2
     with pytest.raises(WeightVersionError, match="version 1 could not be copied from .* of node there: FileNotFoundError: .*"):
         asyncio.run(load(worker, version))
-    assert machine.files() == []
-    machine.fails_at = -1
+    assert machine.files() == [] and machine.failures == 0
     asyncio.run(load(worker, version))
+
+
+def test_a_part_that_could_not_be_read_is_asked_for_once_more(machine: Machine) -> None:
+    version = machine.publish(1)
+    machine.fails_at, machine.failures = SMALL, 1
+    asyncio.run(load(machine.worker(), version))
+    assert machine.failures == 0 and machine.reads.count(SMALL) == 2
 
 
 def test_the_same_number_of_other_weights_is_another_copy(machine: Machine) -> None:
