@@ -48,7 +48,10 @@ class RoomsConfig(Section):
     train_rooms: int = Field(320, ge=1, description="Rooms of the training split")
     heldout_rooms: int = Field(90, ge=1, description="Rooms of the held-out split, disjoint from training")
     image_size: int = Field(168, ge=56, description="Side of the square pictures, pixels")
-    objects: tuple[int, int] = Field((4, 8), description="Fewest and most pieces of furniture in a room")
+    style: Literal["plain", "rich"] = Field(
+        "plain", description="plain: a dozen categories in typical colours, which a tiny model learns; rich: kinds of rooms, "
+        "groups of furniture, clutter, patterns and light (data.scenes.interiors)")
+    objects: tuple[int, int] = Field((4, 8), description="Fewest and most pieces of furniture on the floor of a room")
     views: int = Field(8, ge=2, description="Pictures of one multi-view row (the paper: 8)")
     video_frames: int = Field(8, ge=2, description="Frames of one video row, even (the model merges two frames)")
     frames_per_room: int = Field(16, ge=8, description="Camera poses rendered per room; rows draw from them")

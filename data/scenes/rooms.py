@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.schema import RoomsConfig
 from data.scenes.furniture import CATEGORIES, build, place
+from data.scenes.interiors import make_interior
 from data.scenes.render import Backdrop, Rendering, render
 from data.scenes.types import Frame, Scene, SceneObject
 from data.scenes.walk import footprint, free_points, walk
@@ -67,6 +68,8 @@ def make_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Sc
     low, high = config.objects
     if not 1 <= low <= high:
         raise ValueError(f"data.rooms.objects must be (fewest, most) with 1 <= fewest <= most, got {config.objects}")
+    if config.style == "rich":
+        return _rich_room(room_id, config, rng)
     labels = _labels(int(rng.integers(low, high + 1)), rng)
     for attempt in range(_LAYOUTS):
         pieces = [build(label, rng) for label in labels]
@@ -80,6 +83,13 @@ def make_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Sc
                          f"{SIDES[1]:g} m together with a camera; lower data.rooms.objects (now {config.objects})")
     room = ((0.0, 0.0, 0.0), (*floor, float(rng.uniform(2.5, 2.7))))
     return Scene(room_id, tuple(objects), walk(objects, points, config.frames_per_room, config.image_size, rng), room)
+
+
+def _rich_room(room_id: str, config: RoomsConfig, rng: np.random.Generator) -> Scene:
+    inside = make_interior(config.objects, rng)
+    room = ((0.0, 0.0, 0.0), (*inside.floor, float(rng.uniform(2.5, 2.8))))
+    frames = walk(inside.objects[: inside.standing], inside.points, config.frames_per_room, config.image_size, rng)
+    return Scene(room_id, inside.objects, frames, room, backdrop=inside.backdrop)
 
 
 def backdrop(scene: Scene) -> Backdrop:
