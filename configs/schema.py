@@ -66,6 +66,13 @@ class ScanNetConfig(Section):
                                          "about; they still count for the extent and the area of the room")
 
 
+class LayoutsConfig(Section):
+    """Room layouts without pictures, drawn here (`data.scenes.layouts`)."""
+
+    image_size: int = Field(336, ge=56, description="Side of the square pictures, pixels")
+    frames_per_scene: int = Field(32, ge=8, description="Camera poses per scene, one walk: enough to see most things of a large room")
+
+
 class ConstructionConfig(Section):
     """Thresholds of the question construction; docs/data.md gives the reason of each. Ours: the paper publishes none."""
 
@@ -93,10 +100,11 @@ class ConstructionConfig(Section):
 class DataConfig(Section):
     path: str | None = Field(None, description="A built data folder (train/ and heldout/ in the released layout); none: build")
     source: str | None = Field(None, description="Scenes to build from, a folder or file; none: procedural rooms")
-    source_format: Literal["posed_frames", "scannet"] = Field("posed_frames", description="What `source` holds (docs/data.md)")
+    source_format: Literal["posed_frames", "scannet", "layouts"] = Field("posed_frames", description="What `source` holds (docs/data.md)")
     preset: Literal["ladder", "paper"] = Field("ladder", description="Prompt templates (data.prompts)")
     rooms: RoomsConfig = RoomsConfig()
     scannet: ScanNetConfig = ScanNetConfig()
+    layouts: LayoutsConfig = LayoutsConfig()
     construction: ConstructionConfig = ConstructionConfig()
 
 

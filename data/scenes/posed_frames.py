@@ -215,7 +215,7 @@ def _object(reader: _Reader, entry: object, at: str, align: np.ndarray) -> Scene
     axes = ALIGNED
     if box.get("axes") is not None:
         rows = reader.array(box, "axes", f"{at}.aligned.", ((3, 3),))
-        _require_rotation(reader, rows, f"{at}.aligned.axes", "Give unit directions, right-handed: row i for dimension i", 1e-3)
+        _require_rotation(reader, rows, f"{at}.aligned.axes", "Row i is dimension i's unit direction, right-handed", 1e-3)
         axes = tuple(map(tuple, rows.tolist()))
     middle, sizes = tuple(center.tolist()), tuple(dimensions.tolist())
     whole = Solid("box", middle, tuple(side / 2 for side in sizes), _GREY, axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configs.schema import DataConfig
+from data.scenes.layouts import Layouts
 from data.scenes.posed_frames import PosedFrames
 from data.scenes.rooms import Rooms
 from data.scenes.scannet import ScanNet
@@ -15,4 +16,6 @@ def open_source(config: DataConfig, seed: int) -> SceneSource:
         return Rooms(config.rooms, seed)
     if config.source_format == "scannet":
         return ScanNet(config.source, config.scannet.every_nth, config.scannet.drop_labels)
+    if config.source_format == "layouts":
+        return Layouts(config.source, config.layouts, seed)
     return PosedFrames(config.source)

@@ -1,8 +1,9 @@
 """A walk through a room with a camera: where it may stand, and which way it looks at what stands there.
 
 What holds
-    * Every camera is inside the floor, at least `CLEARANCE` from any furniture seen from above, 1.2 to 1.9 m high,
-      without roll. Frames are the walk in time: the view turns one way through the room, by small steps.
+    * Every camera is inside the floor, at least `CLEARANCE` from any furniture seen from above (or what `free_points` was
+      asked for), 1.2 to 1.9 m high, without roll. Frames are the walk in time: the view turns one way through the room, by
+      small steps.
     * One pinhole per walk, square pictures, field of view 65 to 75 degrees.
     * The floor's corner is the world's origin.
 """
@@ -42,12 +43,13 @@ def _distance(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.maximum(outside, 0), axis=-1)
 
 
-def free_points(objects: list[SceneObject], floor: tuple[float, float], rng: np.random.Generator) -> np.ndarray | None:
-    """Places (P, 2) where a person can stand; None when there are hardly any."""
-    boxes = np.stack([footprint(item) for item in objects])
-    points = rng.uniform(CLEARANCE + 0.05, np.array(floor) - CLEARANCE - 0.05, (6 * _POINTS, 2))
-    points = points[(_distance(points, boxes) > CLEARANCE + 0.05).all(axis=1)][:_POINTS]
-    return points if len(points) >= _POINTS // 3 else None
+def free_points(objects: Sequence[SceneObject], floor: tuple[float, float], rng: np.random.Generator,
+                clearance: float = CLEARANCE, fewest: int = _POINTS // 3, draws: int = 6 * _POINTS) -> np.ndarray | None:
+    """Places (P, 2) where a person can stand, `clearance` from everything; None when `draws` find less than `fewest`."""
+    boxes = np.array([footprint(item) for item in objects]).reshape(-1, 4)
+    points = rng.uniform(clearance + 0.05, np.array(floor) - clearance - 0.05, (draws, 2))
+    points = points[(_distance(points, boxes) > clearance + 0.05).all(axis=1)][:_POINTS]
+    return points if len(points) >= fewest else None
 
 
 def walk(objects: Sequence[SceneObject], points: np.ndarray, count: int, size: int,
