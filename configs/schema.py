@@ -62,8 +62,10 @@ class ScanNetConfig(Section):
 
     every_nth: int = Field(20, ge=1, description="Of the capture's frames, those whose number is a multiple of this are used: 30 are "
                            "filmed a second, and neighbours show the same")
-    drop_labels: tuple[str, ...] = Field(("wall", "floor", "ceiling"), description="Annotated labels that are no things to ask "
-                                         "about; they still count for the extent and the area of the room")
+    drop_labels: tuple[str, ...] = Field(
+        ("wall", "floor", "ceiling", "remove", "object", "objects"),
+        description="Annotated labels that are no things to ask about, or name none; they still count for the extent and the "
+        "area of the room")
 
 
 class LayoutsConfig(Section):

@@ -2,7 +2,8 @@
 
 What holds
     * A room is a function of the generator it is given, and of nothing else.
-    * Boxes lie inside the room and keep `GAP` from each other. Cameras as in `data.scenes.walk`.
+    * Plain rooms (`style`): boxes lie along the axes, inside the room, and keep `GAP` from each other. Rich ones are as in
+      `data.scenes.interiors`. Cameras as in `data.scenes.walk`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from configs.schema import RoomsConfig
 from data.scenes.furniture import CATEGORIES, build, place
 from data.scenes.interiors import make_interior
 from data.scenes.render import Backdrop, Rendering, render
-from data.scenes.types import Frame, Scene, SceneObject
+from data.scenes.types import Frame, Scene, SceneError, SceneObject
 from data.scenes.walk import footprint, free_points, walk
 
 #: Metres between the boxes of two pieces, seen from above.
@@ -43,12 +44,15 @@ class Rooms:
         return [room_name(split, number) for split, count in self._counts().items() for number in range(count)]
 
     def load(self, scene_id: str) -> Scene:
-        """KeyError for a name that is not listed; ValueError as in `make_room`."""
+        """SceneError where the furniture does not fit; KeyError for a name that is not listed."""
         split = scene_id.rstrip("0123456789")
         number = int(scene_id.removeprefix(split) or -1)
         if not 0 <= number < self._counts().get(split, 0) or scene_id != room_name(split, number):
             raise KeyError(scene_id)
-        return make_room(scene_id, self.config, np.random.default_rng([self.seed, SPLITS.index(split), number]))
+        try:
+            return make_room(scene_id, self.config, np.random.default_rng([self.seed, SPLITS.index(split), number]))
+        except ValueError as error:
+            raise SceneError(scene_id, "configuration", "data.rooms.objects", str(error), "Ask for less furniture") from error
 
     def _counts(self) -> dict[str, int]:
         return dict(zip(SPLITS, (self.config.train_rooms, self.config.heldout_rooms)))

@@ -10,7 +10,8 @@
 What holds
     * The world is the aligned one: axisAlignment goes to the mesh and to every camera pose (SPBench's construction).
     * A thing's box is the axis-aligned hull of its vertices there, at least `THINNEST` thick. Labels are those of the
-      annotators; the labels to drop are a setting.
+      annotators; the labels to drop are a setting. A thing that is annotated twice (same label, same segments: all of
+      scene0217_00 is) counts once.
     * `room` is the hull of all annotated vertices, `room_area` the area of their outline from above
       (`data.scenes.floor`). Vertices of no thing are left out: much of them was seen through doors and windows.
     * Frames are those whose number is a multiple of `every_nth`, in order of their numbers. Frames without a finite pose
@@ -165,7 +166,7 @@ class _Reader:
         order = np.argsort(segment_of, kind="stable")
         names, starts = np.unique(segment_of[order], return_index=True)
         members = dict(zip(names.tolist(), np.split(order, starts[1:])))
-        labels, groups = [], []
+        labels, groups, known = [], [], set()
         entries = self.document(aggregation).get("segGroups")
         if not isinstance(entries, list) or not entries:
             self.refuse(aggregation, "segGroups", "is not a list with at least one entry", _AGAIN)
@@ -174,7 +175,10 @@ class _Reader:
             if missing := [segment for segment in segments if segment not in members]:
                 self.refuse(aggregation, f"segGroups[{index}].segments", f"segment {missing[0]} of {label!r} has no vertex",
                             "Take aggregation, segments and mesh from one release of the scan")
-            if number in (known for known, _ in labels):
+            if (same := (label, frozenset(segments))) in known:
+                continue
+            known.add(same)
+            if number in (earlier for earlier, _ in labels):
                 self.refuse(aggregation, f"segGroups[{index}].objectId", f"{number} is used twice", _AGAIN)
             labels.append((number, label))
             groups.append(vertices[np.concatenate([members[segment] for segment in segments])])

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_four_by_four_intrinsics_and_a_folder_of_scenes(tmp_path):
     for unknown in ("flat_c", "..", "flat_a/frames"):
         with pytest.raises(KeyError):
             source.load(unknown)
+
+
+def test_the_example_of_the_documentation_is_a_scene(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(\{\n  \"scene\".*?)```", text, re.DOTALL)
+    (tmp_path / "depth").mkdir()
+    Image.fromarray(np.zeros((480, 640), np.uint16)).save(tmp_path / "depth" / "00000.png")
+    write(tmp_path, example)
+    Image.new("RGB", (1296, 968)).save(tmp_path / "frames" / "00000.jpg")
+    (scene,) = read_posed_frames(tmp_path)
+    assert scene.id == "flat_03" and scene.room_area == 18.4 and scene.frames[0].depth_intrinsics[0, 0] == 577.9
+    (record,) = frame_records(scene, scene.frames[0])
+    assert record.label == "table" and 2 < record.center_camera[2] < 3
 
 
 def test_one_scene_is_called_as_it_says(tmp_path):

@@ -15,6 +15,7 @@ from data.scenes.render import render
 from data.scenes.rooms import GAP, Rooms, backdrop, frame_picture, make_room
 from data.scenes.scannet import ScanNet
 from data.scenes.sources import open_source
+from data.scenes.types import SceneError
 from data.scenes.walk import CLEARANCE, look
 
 CONFIG = RoomsConfig()
@@ -136,6 +137,9 @@ def test_rooms_are_a_source_of_scenes_by_name():
         scene = source.load(name)
         same = make_room(name, CONFIG, np.random.default_rng([7, split, index]))
         assert scene.id == name and scene.objects == same.objects and (poses(scene) == poses(same)).all()
+    with pytest.raises(SceneError, match=r"scene train00000: .*60 pieces of furniture do not fit") as caught:
+        Rooms(RoomsConfig(objects=(60, 60)), 0).load("train00000")
+    assert caught.value.field == "data.rooms.objects"
     for unknown in ("train00003", "heldout2", "train0", "train", "00001", "val00000", "train-0001"):
         with pytest.raises(KeyError):
             source.load(unknown)
@@ -146,7 +150,8 @@ def test_the_configuration_names_the_source(tmp_path):
     posed = open_source(DataConfig(source=str(tmp_path)), 3)
     assert posed == PosedFrames(str(tmp_path))
     scans = DataConfig(source="scans", source_format="scannet", scannet={"every_nth": 50})
-    assert open_source(scans, 3) == ScanNet("scans", 50, ("wall", "floor", "ceiling"))
+    assert open_source(scans, 3) == ScanNet("scans", 50, scans.scannet.drop_labels)
+    assert {"wall", "floor", "ceiling", "remove"} <= set(scans.scannet.drop_labels)
 
 
 def test_a_room_is_a_function_of_its_generator():

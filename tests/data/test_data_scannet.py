@@ -54,6 +54,14 @@ def test_structure_is_dropped_by_its_label_in_any_case(folder):
     assert [item.label for item in kept.objects] == ["floor", "Wall", "office chair", "picture"]
 
 
+def test_a_thing_that_is_annotated_twice_counts_once(folder, tmp_path):
+    shutil.copytree(folder / SCENE, tmp_path / SCENE, ignore=shutil.ignore_patterns("*.sens"))
+    document = json.loads((tmp_path / SCENE / AGGREGATION).read_text())
+    document["segGroups"] += [group | {"objectId": group["objectId"] + 100} for group in document["segGroups"]]
+    (tmp_path / SCENE / AGGREGATION).write_text(json.dumps(document))
+    assert [item.id for item in ScanNet(str(tmp_path), 3, DROP).load(SCENE).objects] == list(BOXES)
+
+
 def test_frames_are_aligned_and_those_without_a_pose_are_left_out(folder, scene):
     assert [frame.name for frame in scene.frames] == ["0", "1", "3", "4"]
     for frame in scene.frames:
