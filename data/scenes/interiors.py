@@ -66,7 +66,7 @@ def make_interior(pieces: tuple[int, int], rng: np.random.Generator) -> Interior
         floor = _floor(units, attempt / (_LAYOUTS - 1), rng)
         door = _hang("door", floor, [], rng)
         standing, resting = _arrange(units, floor, door, rng)
-        points = free_points(standing, floor, rng) if len(standing) >= len(units[0].standing) else None
+        points = free_points(standing, floor, rng) if standing else None
         if points is not None:
             break
     else:
@@ -131,12 +131,12 @@ def _kitchen_line(rng) -> Unit:
 def _around(label: str, least: int, most: int) -> Callable[[np.random.Generator], Unit]:
     """A table with chairs of one kind at its long sides."""
     def build(rng):
-        table, (kind, seed), chairs = furnish("table", rng), (label, rng.integers(2**31)), []
+        table, alike, chairs = furnish("table", rng), rng.integers(2**31), []
         each = max(1, int(table.dimensions[0] // 0.7))
         for index in range(min(int(rng.integers(least, most + 1)), 2 * each)):
-            near, place_number = index % 2, index // 2
-            chair = _spun(place(furnish(kind, np.random.default_rng(seed)), 0, 0, 2 * near), rng.uniform(-0.2, 0.2))
-            x = ((place_number + 0.5) / each - 0.5) * table.dimensions[0]
+            near, column = index % 2, index // 2
+            chair = _spun(place(furnish(label, np.random.default_rng(alike)), 0, 0, 2 * near), rng.uniform(-0.2, 0.2))
+            x = ((column + 0.5) / each - 0.5) * table.dimensions[0]
             y = (table.dimensions[1] + chair.hull[1]) / 2 + rng.uniform(0.02, 0.15)
             chairs.append(_moved(chair, x, -y if near else y))
         return Unit((table, *chairs), _on(table, _some(("cup", "book", "laptop", "vase", "cup"), rng), rng), near_wall=False)
@@ -283,7 +283,7 @@ def _outline(unit: Unit) -> np.ndarray:
 
 
 def _arrange(units: Sequence[Unit], floor, door: SceneObject, rng) -> tuple[list[SceneObject], list[SceneObject]]:
-    """(standing, resting) of the units that found a place, in the order of the units."""
+    """(standing, resting) of the units that found a place, in the order of the units; nothing when the first found none."""
     standing: list[SceneObject] = []
     resting: list[SceneObject] = []
     taken = [_doorway(door, floor)]
@@ -298,6 +298,8 @@ def _arrange(units: Sequence[Unit], floor, door: SceneObject, rng) -> tuple[list
                 resting += [_moved(item, *move) for item in unit.resting]
                 taken += [footprint(item) for item in moved]
                 break
+        if not standing:
+            break
     return standing, resting
 
 

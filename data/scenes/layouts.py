@@ -32,7 +32,7 @@ from scipy.spatial import ConvexHull, QhullError
 from configs.schema import LayoutsConfig
 from data.scenes.furnishings import KINDS, solids_of
 from data.scenes.render import corners
-from data.scenes.types import Scene, SceneError, SceneObject, Solid, SourceError
+from data.scenes.types import NAME, Scene, SceneError, SceneObject, Solid, SourceError
 from data.scenes.walk import CLEARANCE, free_points, walk
 
 #: Metres between the outermost boxes and the walls, from the floor to the ceiling at least, and below which a thing is in
@@ -88,6 +88,8 @@ def _document(file: str) -> dict:
         raise SourceError(file, f"cannot be read as JSON ({error})", _POINT) from error
     if not isinstance(document, dict) or not document:
         raise SourceError(file, "has no scenes by name", _POINT)
+    if bad := [name for name in document if not NAME.fullmatch(name)]:
+        raise SourceError(file, f"the scene {bad[0]!r} cannot name a folder", "Use letters, digits, '.', '_' and '-'")
     return document
 
 

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -48,11 +47,10 @@ from data.media import PictureError, decoded_sizes
 from data.oriented import OrientedBox
 from data.scenes.depth import depth_size
 from data.scenes.outlines import common_points
-from data.scenes.types import ALIGNED, Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
+from data.scenes.types import ALIGNED, NAME, Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
 
 FILE = "scene.json"
 _GREY = (0.6, 0.6, 0.6)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -258,7 +256,7 @@ class _Reader:
     def name(self) -> str:
         """The scene's."""
         name = self.text(self.document, "scene", "")
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             self.refuse("scene", f"{name!r} cannot name a folder", "Use letters, digits, '.', '_' and '-'")
         return name
 

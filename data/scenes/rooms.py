@@ -52,7 +52,7 @@ class Rooms:
         try:
             return make_room(scene_id, self.config, np.random.default_rng([self.seed, SPLITS.index(split), number]))
         except ValueError as error:
-            raise SceneError(scene_id, "configuration", "data.rooms.objects", str(error), "Ask for less furniture") from error
+            raise SceneError(scene_id, "configuration", "data.rooms.objects", str(error), "Ask for less") from error
 
     def _counts(self) -> dict[str, int]:
         return dict(zip(SPLITS, (self.config.train_rooms, self.config.heldout_rooms)))

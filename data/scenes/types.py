@@ -6,6 +6,7 @@ x right, y down, z forward; `camera_to_world` maps camera coordinates to world c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Sequence
@@ -139,6 +140,9 @@ class Scene:
 
 
 # Sources ----------------------------------------------------------------------------------------------------------
+
+#: What a scene may be called: a folder is named by it.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class SceneError(ValueError):

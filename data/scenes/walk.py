@@ -46,6 +46,8 @@ def _distance(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def free_points(objects: Sequence[SceneObject], floor: tuple[float, float], rng: np.random.Generator,
                 clearance: float = CLEARANCE, fewest: int = _POINTS // 3, draws: int = 6 * _POINTS) -> np.ndarray | None:
     """Places (P, 2) where a person can stand, `clearance` from everything; None when `draws` find less than `fewest`."""
+    if min(floor) <= 2 * (clearance + 0.05):
+        return None
     boxes = np.array([footprint(item) for item in objects]).reshape(-1, 4)
     points = rng.uniform(clearance + 0.05, np.array(floor) - clearance - 0.05, (draws, 2))
     points = points[(_distance(points, boxes) > clearance + 0.05).all(axis=1)][:_POINTS]

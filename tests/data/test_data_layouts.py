@@ -145,6 +145,11 @@ def test_a_room_without_a_free_place(tmp_path):
         Layouts(write(tmp_path, content), CONFIG, 0).load("room_a")
 
 
+def test_scenes_that_cannot_name_a_folder(tmp_path):
+    with pytest.raises(SourceError, match="'../up' cannot name a folder"):
+        Layouts(write(tmp_path, {"../up": document()["big"]}), CONFIG, 0).scene_ids()
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])
 def test_files_that_are_none(tmp_path, content):
     for name in ("a.json", "a.json.gz"):

@@ -127,6 +127,19 @@ def test_a_missing_split_and_a_source_without_scene(data_folder, tmp_path):
     assert problem.where == "data.path, data.source"
 
 
+def test_one_good_scene_is_enough_of_a_source(tmp_path):
+    box = {"centroid": [0, 0, 0.5], "axesLengths": [1, 1, 1], "normalizedAxes": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+    good = {"room_size": 16, "room_center": [0, 0, 1], "object_bbox": {"table": [box]}}
+    file = tmp_path / "layouts.json"
+    settings = config(data={"source": str(file), "source_format": "layouts"})
+    file.write_text(json.dumps({"a": {}, "b": good}))
+    assert not list(data_problems(settings))
+    other = tmp_path / "bad.json"
+    other.write_text(json.dumps({"a": {}, "b": good | {"room_size": 0}}))
+    (problem,) = data_problems(config(data={"source": str(other), "source_format": "layouts"}))
+    assert problem.where == "data.source" and "scene a:" in problem.what and "object_bbox: is missing" in problem.what
+
+
 @pytest.fixture
 def coldstart_folder(data_folder):
     """Built for preset `ladder` and a processor that makes 112 x 112 pixels of every square picture, as the tiny base's."""
