@@ -45,12 +45,17 @@ class Rooms:
 
     def load(self, scene_id: str) -> Scene:
         """SceneError where the furniture does not fit; KeyError for a name that is not listed."""
+        return self.draw(scene_id)[0]
+
+    def draw(self, scene_id: str) -> tuple[Scene, np.random.Generator]:
+        """The room, and its generator as the room left it: questions are drawn on from there. Raises as `load`."""
         split = scene_id.rstrip("0123456789")
         number = int(scene_id.removeprefix(split) or -1)
         if not 0 <= number < self._counts().get(split, 0) or scene_id != room_name(split, number):
             raise KeyError(scene_id)
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), number])
         try:
-            return make_room(scene_id, self.config, np.random.default_rng([self.seed, SPLITS.index(split), number]))
+            return make_room(scene_id, self.config, rng), rng
         except ValueError as error:
             raise SceneError(scene_id, "configuration", "data.rooms.objects", str(error), "Ask for less") from error
 
