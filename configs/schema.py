@@ -99,6 +99,38 @@ class ConstructionConfig(Section):
     coldstart_per_room: int = Field(6, ge=0)
 
 
+class CompositionConfig(Section):
+    """Rows of one split, chosen over all its scenes: question types in equal numbers, letters of right answers too.
+
+    What the scenes cannot give is told. No number has a default: which set is to be built, only its maker knows.
+    """
+
+    localization: int = Field(ge=0, description="Rows that ask for boxes; as many as single_image: about the same questions")
+    single_image: int = Field(ge=0, description="Rows about one picture")
+    multi_view: int = Field(ge=0, description="Rows about several views")
+    video: int = Field(ge=0, description="Rows about frames in temporal order")
+    coldstart: int = Field(ge=0, description="Traces that explain chosen rows, a third of them boxes")
+
+
+class BuildConfig(Section):
+    """From scenes to a data folder (`data.build`)."""
+
+    train: CompositionConfig | None = Field(None, description="Rows of the training split; none: all that the scenes offer")
+    heldout: CompositionConfig | None = Field(None, description="Rows of the held-out split; none: all that the scenes offer")
+    heldout_share: float = Field(0.2, gt=0, lt=1, description="Share of the places held out where no lists say which; rooms have "
+                                 "their own number")
+    train_list: str | None = Field(None, description="File with the training scenes, one name a line (ScanNet: scannetv2_train.txt)")
+    heldout_list: str | None = Field(None, description="File with the held-out scenes; scenes in neither list are left out")
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="Scenes that may be left out because they cannot be read or built "
+                                 "from; one always may. More are a fault of the source, not of scenes")
+
+    @model_validator(mode="after")
+    def _both_lists_or_none(self) -> "BuildConfig":
+        if (self.train_list is None) != (self.heldout_list is None):
+            raise ValueError("train_list and heldout_list: give both, or neither")
+        return self
+
+
 class DataConfig(Section):
     path: str | None = Field(None, description="A built data folder (train/ and heldout/ in the released layout); none: build")
     source: str | None = Field(None, description="Scenes to build from, a folder or file; none: procedural rooms")
@@ -108,6 +140,7 @@ class DataConfig(Section):
     scannet: ScanNetConfig = ScanNetConfig()
     layouts: LayoutsConfig = LayoutsConfig()
     construction: ConstructionConfig = ConstructionConfig()
+    build: BuildConfig = BuildConfig()
 
 
 class OptimizerConfig(Section):

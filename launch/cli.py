@@ -7,20 +7,17 @@ configuration, inputs, too few resources), with one message on standard error; 1
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, load_config
-from configs.schema import STAGES, RunConfig
-from launch import data_frames
+from configs.schema import STAGES
+from launch import data_build, data_frames
 from launch.data_check import DataRefused
-from launch.data_checks import data_problems
 from launch.fleet_view import STAGE, read_fleet
-from launch.places import home, with_absolute_paths
-from launch.preflight import model_problems
+from launch.places import home
 from launch.problems import PreflightError
 from launch.progress import Progress
 from launch.reward_findings import RewardRefused
@@ -85,16 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     scaled.set_defaults(command=_scale)
 
     data = commands.add_parser("data", help="data folders").add_subparsers(required=True, metavar="ACTION")
-    build = data.add_parser("build", help="write a data folder")
-    build.add_argument(
-        "config", metavar="CONFIG", type=Path, nargs="?", help="configuration whose data section and seed count"
-    )
-    build.add_argument(
-        "--source", type=Path, metavar="DIR", help="posed frames with scene.json, instead of procedural rooms"
-    )
-    build.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write; must not exist yet")
-    _settings(build)
-    build.set_defaults(command=_build)
+    data_build.add_command(data, _settings)
     data_frames.add_command(data)
     _data_commands(data)
 
@@ -206,27 +194,6 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(options: argparse.Namespace) -> int:
-    from launch.stages import build_data
-
-    if options.config is None and options.source is None:
-        raise RunFolderError("ladder data build: give a CONFIG, or --source DIR, to build from")
-    overrides = options.overrides + ([f"data.source={json.dumps(str(options.source))}"] if options.source else [])
-    config = load_config(options.config, overrides) if options.config else _defaults(overrides)
-    if options.out.exists():
-        raise RunFolderError(
-            f"{options.out} exists already; a data folder is written whole: choose another --out or remove it"
-        )
-    resolved = with_absolute_paths(config)
-    problems = [*model_problems(resolved), *data_problems(resolved)]
-    if problems:
-        raise PreflightError(problems)
-    say = Progress()
-    build_data(resolved, options.out.absolute(), say)
-    say(f"data folder {options.out} is written")
-    return 0
-
-
 def _check_data(options: argparse.Namespace) -> int:
     from launch.data_check import check
 
@@ -258,13 +225,3 @@ def _new_reward(options: argparse.Namespace) -> int:
     reward, test = write_starter(options.file, options.name)
     print(f"{reward} and {test} are written; try: ladder reward check {reward}:{options.name or reward.stem}")
     return 0
-
-
-def _defaults(overrides: Sequence[str]) -> RunConfig:
-    """The schema's defaults with overrides: what `data build --source` uses without a configuration."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder) / "defaults.yaml"
-        empty.write_text("{}\n", encoding="utf-8")
-        return load_config(empty, overrides)

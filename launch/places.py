@@ -64,13 +64,19 @@ def with_absolute_paths(config: RunConfig, base: Path | None = None) -> RunConfi
     base = base or home()
     model = config.model.model_copy(update={"path": str(input_path(config.model.path, base))})
     found = {"path": config.data.path, "source": config.data.source}
-    data = config.data.model_copy(update={k: str(input_path(v, base)) for k, v in found.items() if v is not None})
+    lists = {"train_list": config.data.build.train_list, "heldout_list": config.data.build.heldout_list}
+    build = config.data.build.model_copy(update=_inputs(lists, base))
+    data = config.data.model_copy(update=_inputs(found, base) | {"build": build})
     custom = tuple(
         own.model_copy(update={"source": _reward_location(own.source, base)}) for own in config.reward.custom
     )
     reward = config.reward.model_copy(update={"custom": custom})
     root = str((base / Path(config.root).expanduser()).absolute())
     return config.model_copy(update={"model": model, "data": data, "reward": reward, "root": root})
+
+
+def _inputs(named: Mapping[str, str | None], base: Path) -> dict[str, str]:
+    return {key: str(input_path(path, base)) for key, path in named.items() if path is not None}
 
 
 def input_path(text: str, base: Path) -> Path:

@@ -37,14 +37,24 @@ class EvaluationRequest:
     when: Literal["before", "after"]
 
 
-def build_data(config: RunConfig, folder: Path, say: Say) -> None:
-    """Writes a data folder (train/, heldout/, manifest.json), whole or not at all."""
+def build_data(config: RunConfig, folder: Path, say: Say, workers: int | None = None) -> None:
+    """Writes a data folder (train/, heldout/, manifest.json), whole or not at all. `workers` scenes at a time on the
+    connected cluster, 1: in this process; None: few scenes here, many on all its CPUs."""
+    from data.build import MANY_SCENES, scenes_to_build
     from data.build import build_data as build
     from models.inputs import frame_size
     from models.loading import load_processor
 
+    if workers is None:
+        workers = _cluster_cpus() if scenes_to_build(config.data, config.seed) >= MANY_SCENES else 1
     processor = load_processor(config.model.path)
-    build(config.data, folder, config.seed, lambda size: frame_size(processor, size, config.model.box_frame), say)
+    build(config.data, folder, config.seed, lambda size: frame_size(processor, size, config.model.box_frame), say, workers=workers)
+
+
+def _cluster_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def train(

@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import ConstructionConfig, DataConfig, RoomsConfig
+from configs.schema import BuildConfig, CompositionConfig, ConstructionConfig, DataConfig, RoomsConfig
 from data.build import build_data
 from data.checking_media import check_media
+from data.facts import CountFacts, GapFacts, NearestFacts, OffsetFacts, SizeFacts
 from data.prompts import user_text
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, load_split
+from data.records import frame_records
+from data.scene_build import SceneJob, build_scene, read_table
+from data.scene_tables import scene_table
+from data.scenes.rooms import Rooms
 from data.types import Example
 
 CONFIG = DataConfig(rooms=RoomsConfig(train_rooms=4, heldout_rooms=2, image_size=84, frames_per_room=12))
@@ -32,12 +39,6 @@ def built(tmp_path_factory):
     lines = []
     manifest = build_data(CONFIG, folder, 7, half, lines.append, workers=1)
     return folder, manifest, lines
-
-
-def test_two_processes_write_the_same_bytes(built, tmp_path):
-    folder, manifest, _ = built
-    assert build_data(CONFIG, tmp_path / "again", 7, half, workers=2) == manifest
-    assert hashes(tmp_path / "again") == hashes(folder)
 
 
 def test_another_seed_writes_other_rows_and_fewer_rooms_the_same_rooms(built, tmp_path):
@@ -65,7 +66,7 @@ def test_the_folder_reads_back(built):
         assert {row.data_type for row in split.spatial} == {"single_image", "multi_view", "video"}
         pictures = {"single_image": 1, "multi_view": 8, "video": 8}
         assert all(len(row.media) == pictures[row.data_type] for row in split.spatial)
-    assert lines[-1].startswith("data: 6/6 rooms, ")
+    assert lines[-1].startswith("data: choosing and writing the rows of 6 scenes")
     for name, value in manifest["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
     assert manifest == json.loads((folder / "manifest.json").read_text())
@@ -159,6 +160,120 @@ def test_two_builds_of_one_folder_do_not_disturb_each_other(tmp_path):
         GROUNDING_FILE, SPATIAL_FILE, COLDSTART_FILE])]
 
 
+# Interrupted, and with bad scenes -----------------------------------------------------------------------------------
+
+def posed_folders(folder, names, broken=()):
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        scene = posed_folder(folder / name) / "scene.json"
+        text = scene.read_text().replace("scene9999_00", name)
+        scene.write_text(text.replace('"metres"', '"feet"') if name in broken else text)
+    return DataConfig(source=str(folder))
+
+
+def interrupted(line):
+    """A `progress` during which somebody presses Ctrl-C: when a scene is left out, which is told at once."""
+    if "is left out" in line:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_build_goes_on_with_what_is_not_finished(tmp_path):
+    names = [f"scene000{place}_00" for place in range(5)]
+    config = posed_folders(tmp_path / "source", names)
+    build_data(config, tmp_path / "whole", 0, half)
+    posed_folders(tmp_path / "source", names[2:3], broken=names[2:3])
+    with pytest.raises(KeyboardInterrupt):
+        build_data(config, tmp_path / "data", 0, half, interrupted)
+    scenes = tmp_path / ".data.partial" / "scenes"
+    assert sorted(path.name for path in scenes.iterdir()) == names[:2]
+    (scenes / f".{names[2]}.77").mkdir()  # what a killed process was writing
+    (tmp_path / ".data.partial" / "folder" / "train").mkdir(parents=True)
+    written = {path: path.stat().st_mtime_ns for path in scenes.glob("*/table.json")}
+    posed_folders(tmp_path / "source", names[2:3])
+    posed_folders(tmp_path / "source", names[3:4], broken=names[3:4])
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        build_data(config, tmp_path / "data", 0, half, lambda line: (lines.append(line), interrupted(line)))
+    assert lines[0] == "data: 2 of 5 scenes were finished before, 3 are left"
+    assert sorted(path.name for path in scenes.iterdir()) == names[:3]
+    assert len(written) == 2 and {path: path.stat().st_mtime_ns for path in written} == written
+    posed_folders(tmp_path / "source", names[3:4])
+    build_data(config, tmp_path / "data", 0, half)
+    assert hashes(tmp_path / "data") == hashes(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "source", "whole"]
+
+
+def test_other_settings_do_not_go_on_from_an_unfinished_build(tmp_path):
+    names = [f"scene000{place}_00" for place in range(3)]
+    config = posed_folders(tmp_path / "source", names, broken=names[2:])
+    with pytest.raises(KeyboardInterrupt):
+        build_data(config, tmp_path / "data", 0, half, interrupted)
+    other = config.model_copy(update={"construction": ConstructionConfig(min_visible=0.5)})
+    with pytest.raises(DataError) as refused:
+        build_data(other, tmp_path / "data", 1, half)
+    message = str(refused.value)
+    assert "2 scenes of an unfinished build" in message
+    assert "  seed: 0 -> 1\n  data.construction.min_visible: 0.35 -> 0.5\n" in message
+    assert build_data(config, tmp_path / "data", 0, half)["skipped"] == 1
+
+
+def test_a_bad_scene_is_told_and_left_out(tmp_path):
+    names = [f"scene000{place}_0{visit}" for place in range(3) for visit in range(2)]
+    config, lines = posed_folders(tmp_path / "source", names, broken=["scene0001_01"]), []
+    manifest = build_data(config, tmp_path / "data", 0, half, lines.append)
+    assert manifest["skipped"] == 1 and manifest["split"] == "by place"
+    skipped = json.loads((tmp_path / "data" / "skipped.json").read_text())
+    assert [entry["scene"] for entry in skipped] == ["scene0001_01"] and "units: is 'feet'" in skipped[0]["reason"]
+    told = [line for line in lines if "scene0001_01" in line and "units: is 'feet'" in line]
+    assert len(told) == 2 and told[1].startswith("data: 1 of 6 scenes are left out:")
+    images = {split: tmp_path / "data" / split / "images" for split in ("train", "heldout")}
+    shown = {split: {path.name for path in folder.iterdir()} for split, folder in images.items()}
+    assert shown["train"] | shown["heldout"] == set(names) - {"scene0001_01"}
+    assert not {name[:9] for name in shown["train"]} & {name[:9] for name in shown["heldout"]}
+
+
+def test_too_many_bad_scenes_end_the_build_and_keep_the_good_ones(tmp_path):
+    names = [f"scene000{place}_00" for place in range(5)]
+    config = posed_folders(tmp_path / "source", names, broken=names[2:])
+    with pytest.raises(DataError, match=r"2 of 5 scenes cannot be built, 1 may be left out \(data.build.max_bad_share\)"):
+        build_data(config, tmp_path / "data", 0, half)
+    assert sorted(path.name for path in (tmp_path / ".data.partial" / "scenes").iterdir()) == names[:2]
+    assert not (tmp_path / "data").exists()
+    forgiving = config.model_copy(update={"build": config.build.model_copy(update={"max_bad_share": 0.6})})
+    assert build_data(forgiving, tmp_path / "other", 0, half)["skipped"] == 3
+    hopeless = posed_folders(tmp_path / "hopeless", names[:1], broken=names[:1])
+    with pytest.raises(DataError, match="1 of 1 scenes cannot be built"):
+        build_data(hopeless, tmp_path / "none", 0, half)
+    assert not (tmp_path / ".none.partial").exists()
+
+
+def test_a_composition_is_met_and_its_rows_join(tmp_path):
+    wanted = CompositionConfig(localization=12, single_image=12, multi_view=5, video=7, coldstart=6)
+    config = CONFIG.model_copy(update={"build": BuildConfig(train=wanted)})
+    manifest = build_data(config, tmp_path / "data", 7, half)
+    assert manifest["counts"]["train"]["rows"] == {GROUNDING_FILE: 12, SPATIAL_FILE: 24, COLDSTART_FILE: 6}
+    assert manifest["shortfalls"] == []
+    split = load_split(tmp_path / "data", "train")
+    assert check_media(split.examples) == manifest["counts"]["train"]["pictures"]
+    prompts = {(row.media, user_text(row, "think")): row for row in split.grounding + split.spatial}
+    for row in split.coldstart:  # also where letters were dealt anew
+        source = prompts[row.media, row.prompt_text]
+        assert source.is_localization or row.solution.endswith(f"<answer>{source.answer}</answer>")
+
+
+def test_tables_read_back_as_they_were_drawn(tmp_path):
+    rooms = Rooms(CONFIG.rooms, 0)
+    job = SceneJob(rooms, {"train00000": "train"}, 0.2, 0, CONFIG.rooms, CONFIG.construction, str(tmp_path))
+    assert build_scene(job, "train00000").rows > 20
+    table = read_table(tmp_path, "train00000")
+    scene, rng = rooms.draw("train00000")
+    records = {frame.name: frame_records(scene, frame, CONFIG.construction) for frame in scene.frames}
+    drawn = scene_table(scene, records, CONFIG.rooms, CONFIG.construction, "train", 0.2, rng)
+    assert table.rows == drawn.rows and table.pictures == drawn.pictures
+    assert [replace(q, key=()) for q in table.questions] == [replace(q, key=()) for q in drawn.questions]
+    assert {type(q.facts) for q in table.questions} >= {SizeFacts, GapFacts, NearestFacts, OffsetFacts, CountFacts}
+
+
 # Posed frames -----------------------------------------------------------------------------------------------------
 
 SIDE, FOCAL = 96, 80.0
@@ -188,7 +303,7 @@ def posed_folder(folder, frames=3):
 def test_posed_frames_become_rows_of_every_modality(tmp_path):
     source = posed_folder(tmp_path / "source")
     manifest = build_data(DataConfig(source=str(source)), tmp_path / "data", 0, half)
-    assert manifest["split"] == "by row; one scene only" and manifest["source"] == "posed frames"
+    assert manifest["split"] == "by row; one place only" and manifest["source"] == "posed_frames"
     splits = {name: load_split(tmp_path / "data", name) for name in ("train", "heldout")}
     rows = {name: [row for row in split.grounding + split.spatial] for name, split in splits.items()}
     assert {row.data_type for row in rows["train"]} == {"single_image", "multi_view", "video"}

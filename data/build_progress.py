@@ -1,0 +1,64 @@
+"""What a build says while it runs: scenes done, rows so far, rate, time left, and every scene that is left out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Callable, Sequence
+
+from data.scene_build import SceneOutcome
+
+Say = Callable[[str], None]
+#: Seconds between two lines.
+_PAUSE = 3.0
+
+
+class BuildProgress:
+    """Lines about scenes: at most one every few seconds, always the last, and at once what is left out.
+
+    `finished` of `total` scenes were built before; the rate is that of the others.
+    """
+
+    def __init__(self, total: int, finished: int, say: Say):
+        self._say = say
+        self._total, self._before, self._done, self._rows = total, finished, 0, 0
+        self._seconds: Counter[str] = Counter()
+        self._start = self._said = time.monotonic()
+        if finished:
+            self._say(f"data: {finished} of {total} scenes were finished before, {total - finished} are left")
+
+    def scene(self, outcome: SceneOutcome) -> None:
+        """One scene more is done, or left out."""
+        self._done += 1
+        self._rows += outcome.rows
+        self._seconds.update(outcome.seconds)
+        if outcome.reason is not None:
+            self._say(f"data: scene {outcome.scene} is left out: {outcome.reason}")
+        now = time.monotonic()
+        if now - self._said >= _PAUSE:
+            self._said = now
+            rate = self._done / (now - self._start)
+            left = (self._total - self._before - self._done) / rate
+            self._say(f"{self._line()}, {rate:.1f} scenes/s, {_duration(left)} left")
+
+    def end(self, skipped: Sequence[SceneOutcome]) -> None:
+        """The last line, what the time went into, and all scenes that are left out as a table."""
+        seconds, work = time.monotonic() - self._start, sum(self._seconds.values())
+        self._say(f"{self._line()}, {_duration(seconds)}")
+        if work:
+            parts = ", ".join(f"{kind} {own / work:.0%}" for kind, own in self._seconds.most_common())
+            self._say(f"data: {_duration(work)} of work: {parts}")
+        if skipped:
+            width = max(len(outcome.scene) for outcome in skipped)
+            lines = [f"  {outcome.scene:{width}}  {outcome.reason}" for outcome in skipped]
+            self._say("\n".join([f"data: {len(skipped)} of {self._total} scenes are left out:", *lines]))
+
+    def _line(self) -> str:
+        return f"data: {self._before + self._done}/{self._total} scenes, {self._rows} rows offered"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

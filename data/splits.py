@@ -1,0 +1,57 @@
+"""Which scenes belong to which split. Scenes of one place (scene0000_00, scene0000_01) never part."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from configs.schema import BuildConfig
+from data.questions import shuffled
+from data.reading import DataError
+from data.scene_tables import HELDOUT, SPLITS, TRAIN
+
+_RESCANNED = re.compile(r"(scene\d{4})_\d\d")
+
+
+def place_of(scene_id: str) -> str:
+    """Where the scene was taken: ScanNet names the visits of one place scene0000_00, scene0000_01, ...; else the id."""
+    match = _RESCANNED.fullmatch(scene_id)
+    return match.group(1) if match else scene_id
+
+
+def split_by_share(scene_ids: Sequence[str], share: float, seed: int) -> dict[str, str]:
+    """Split of every scene: `share` of the places, at least one, are held out. DataError for a single place."""
+    places = sorted({place_of(scene_id) for scene_id in scene_ids})
+    if len(places) < 2:
+        raise DataError(f"{', '.join(scene_ids)}: scenes of one place cannot be divided by place")
+    order = shuffled(places, np.random.default_rng([seed, len(SPLITS)]))
+    heldout = set(order[: min(max(1, round(share * len(places))), len(places) - 1)])
+    return {scene_id: HELDOUT if place_of(scene_id) in heldout else TRAIN for scene_id in scene_ids}
+
+
+def split_by_lists(scene_ids: Sequence[str], config: BuildConfig) -> dict[str, str]:
+    """Split of every listed scene that the source has; others have none.
+
+    DataError when a list cannot be read, when a place is in both lists, or when the source has no scene of either.
+    """
+    listed = {TRAIN: _listed(config.train_list), HELDOUT: _listed(config.heldout_list)}
+    both = {place_of(name) for name in listed[TRAIN]} & {place_of(name) for name in listed[HELDOUT]}
+    if both:
+        raise DataError(f"{config.train_list} and {config.heldout_list} share {len(both)} places, such as {min(both)}: what "
+                        "is held out must be other places; take them out of one list")
+    split_of = {name: split for split, names in listed.items() for name in names}
+    found = {scene_id: split_of[scene_id] for scene_id in scene_ids if scene_id in split_of}
+    if not found:
+        raise DataError(f"none of the {len(split_of)} scenes of {config.train_list} and {config.heldout_list} is in the "
+                        f"source, which has {len(scene_ids)}, such as {scene_ids[0]}")
+    return found
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list of scenes {path} cannot be read ({error}); give a text file, one name a line") from error
