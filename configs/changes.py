@@ -18,7 +18,7 @@ from configs.schema import OPERATIONAL_REWARD, RunConfig, StageName
 
 #: Settings (or sections) that change where and how a run works but not what it computes: a resumed run may change them.
 OPERATIONAL = (
-    "root", "deadlines", "failures", "rollout.workers", "rollout.transport", "model.attention",
+    "root", "traces", "deadlines", "failures", "rollout.workers", "rollout.transport", "model.attention",
     *(f"reward.{name}" for name in OPERATIONAL_REWARD),
 )
 #: What stage 3 alone is trained with, but for `SHARED`, which the supervised stages read too. Evaluations run in engines of

@@ -25,6 +25,9 @@ class Section(BaseModel):
 BoxFrame = Literal["absolute", "norm1000"]
 
 
+TraceWording = Literal["plain", "varied"]
+
+
 class LoraConfig(Section):
     """Low-rank adapters in place of full training (`models.adapters`); the paper trains everything."""
 
@@ -97,6 +100,8 @@ class ConstructionConfig(Section):
     multi_view_per_room: int = Field(2, ge=0)
     video_per_room: int = Field(4, ge=0)
     coldstart_per_room: int = Field(6, ge=0)
+    trace_wording: TraceWording = Field("plain", description="Traces from geometry: one short sentence per question type, which a "
+                                        "tiny model can learn, or several with the steps of the calculation")
 
 
 class CompositionConfig(Section):
@@ -143,6 +148,48 @@ class DataConfig(Section):
     build: BuildConfig = BuildConfig()
 
 
+class SamplingConfig(Section):
+    temperature: float = Field(1.0, gt=0, le=2, description="Of sampling, and of every log-prob the learner computes")
+    max_new_tokens: int = Field(1024, ge=1, description="Longest completion, tokens")
+
+
+class EndpointConfig(Section):
+    """A server that speaks OpenAI's chat.completions and writes traces (`evaluation.endpoint`)."""
+
+    base_url: str = Field(description="As OpenAI's clients take it, such as http://host:8000/v1")
+    model: str = Field(min_length=1, description="Name under which the server knows its model")
+    api_key_variable: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable with the "
+                                         "key, which is written nowhere; none: no key is sent")
+    extra_body: dict[str, Any] = Field({}, description="More fields of every request, such as {top_p: 0.95}")
+    concurrency: int = Field(8, ge=1, description="Requests at a time")
+    timeout_seconds: float = Field(120, gt=0, le=3600, description="Longest silence of the server, and longest attempt")
+    retries: int = Field(4, ge=0, description="How often a request is tried again after 429, 5xx or a lost connection")
+    failures: int = Field(20, ge=0, description="Requests that may fail for good; one more ends the command")
+
+
+class TracesConfig(Section):
+    """Cold-start traces that a model writes and the rewards keep (`ladder data traces`). The paper publishes no numbers."""
+
+    endpoint: EndpointConfig | None = Field(None, description="Who writes; none: the model in model.path, by `rollout`'s engines")
+    rows: int | None = Field(None, ge=1, description="Training rows asked, of all question types; none: all")
+    localization_share: float = Field(0.3, ge=0, le=1, description="Share of rows that ask for boxes, as in GRPO; with an endpoint "
+                                      "above 0 only if model.box_frame is norm1000: pixels of its pictures are not known")
+    samples: int = Field(8, ge=1, description="Most completions of a row; an endpoint writes no more once `keep` are kept")
+    keep: int = Field(1, ge=1, description="Most traces kept of a row: more would weigh easy rows more")
+    sampling: SamplingConfig = SamplingConfig()
+    min_accuracy: float = Field(1.0, gt=0, le=1, description="Least accuracy of an answer: 1 is a right letter, a number within 5 %")
+    min_iou: float = Field(0.7, gt=0, le=1, description="Least IoU of kept boxes: a hand-drawn box has about as much")
+    words: tuple[int, int] = Field((8, 400), description="Fewest and most words of the reasoning")
+    min_latin: float = Field(0.95, ge=0, le=1, description="Least share of Latin letters: models slip into other languages they "
+                             "know; 0 keeps every script")
+
+    @model_validator(mode="after")
+    def _words_in_order(self) -> "TracesConfig":
+        if not 0 <= self.words[0] <= self.words[1]:
+            raise ValueError(f"words: give [fewest, most] with 0 <= fewest <= most, got {list(self.words)}")
+        return self
+
+
 class OptimizerConfig(Section):
     lr: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for SFT, 1e-6 for GRPO)")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="From the peak to zero, or not")
@@ -177,11 +224,6 @@ class SFTConfig(Section):
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> "SFTConfig":
         return _check_offload(self)
-
-
-class SamplingConfig(Section):
-    temperature: float = Field(1.0, gt=0, le=2, description="Of sampling, and of every log-prob the learner computes")
-    max_new_tokens: int = Field(1024, ge=1, description="Longest completion, tokens")
 
 
 class WorkerRange(Section):
@@ -433,6 +475,7 @@ class RunConfig(Section):
     stages: tuple[StageName, ...] = Field(STAGES, description="Stages to run, in ladder order")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    traces: TracesConfig = TracesConfig()
     sft1: SFTConfig = SFTConfig()
     sft2: SFTConfig = SFTConfig()
     coldstart: SFTConfig = SFTConfig()

@@ -140,7 +140,8 @@ def _write(partial: Path, folder: Path, config: DataConfig, seed: int, how: str,
     sizes = {size: tuple(map(int, processed_size_fn(size))) for size in sorted(tables.sizes)}
     counts, hashes = {}, {}
     for split in SPLITS:
-        counts[split], of_files = write_split(tables, folder, split, choices.get(split), sizes, config.preset)
+        counts[split], of_files = write_split(tables, folder, split, choices.get(split), sizes, config.preset,
+                                              config.construction.trace_wording)
         hashes |= of_files
     manifest = {"format": 2, "seed": seed, "source": "procedural rooms" if config.source is None else config.source_format,
                 "split": how, "config": config.model_dump(mode="json"),

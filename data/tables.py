@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
+from configs.schema import TraceWording
 from data.composition import Choice
 from data.coordinates import Size
 from data.facts import Question
@@ -53,8 +54,8 @@ class SceneTables:
                 yield read_table(self.folder, scene_id)
 
 
-def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | None, sizes: Sizes,
-                preset: Preset) -> tuple[dict, dict[str, str]]:
+def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | None, sizes: Sizes, preset: Preset,
+                wording: TraceWording) -> tuple[dict, dict[str, str]]:
     """Writes FOLDER/SPLIT and returns its counts, and SHA-256 by file.
 
     `choice` None takes every row that the scenes offer for it; `sizes` maps the sizes of pictures to processed sizes.
@@ -74,7 +75,7 @@ def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | 
             rows = [row for row in table.rows if row.split == split] if choice is None else choice.rows[table.scene]
             for row in rows:
                 question = _question(table, row, choice)
-                fields = released_fields(question, row, table.pictures, sizes, preset)
+                fields = released_fields(question, row, table.pictures, sizes, preset, wording)
                 line = json.dumps({"question_id": numbers[row.file], **fields}, ensure_ascii=False).encode() + b"\n"
                 files[row.file].write(line)
                 hashes[row.file].update(line)
@@ -112,7 +113,8 @@ def _link(table: SceneTable, rows: Sequence[Row], source: Path, target: Path) ->
     return len(frames)
 
 
-def released_fields(question: Question, row: Row, pictures: Mapping[str, Picture], sizes: Sizes, preset: Preset) -> dict:
+def released_fields(question: Question, row: Row, pictures: Mapping[str, Picture], sizes: Sizes, preset: Preset,
+                    wording: TraceWording) -> dict:
     """The fields of a row as released, without `question_id`; `question` is that of localisation if `row.boxes`."""
     shared = {"image": [pictures[frame].path for frame in question.frames], "data_type": question.data_type}
     if row.file == COLDSTART_FILE:
@@ -120,7 +122,7 @@ def released_fields(question: Question, row: Row, pictures: Mapping[str, Picture
         example = Example("", 0, question.data_type, question.question, question.question_type, question.frames,
                           question.options, question.answer, question.boxes)
         return {**shared, "prompt": user_text(example, "think", preset),
-                "solution": solution(question, original, sizes[original], preset)}
+                "solution": solution(question, original, sizes[original], preset, wording)}
     if question.question_type == LOCALIZATION:
         answer = [{"bbox_2d": list(map(int, box.bbox)), "label": box.label} for box in question.boxes]
         return {**shared, "question": question.question, "answer": answer}

@@ -1,32 +1,39 @@
 """Cold-start traces written from geometry: short reasoning that states what was measured, then the answer.
 
 What holds
-    * `<think>...</think><answer>...</answer>`, exactly one of each, at most `MAX_WORDS` words.
+    * `<think>...</think><answer>...</answer>`, exactly one of each, in `plain` wording at most `MAX_WORDS` words.
     * Every number is true of the scene: whole centimetres, degrees and picture numbers, written without a fraction;
       answers keep the form of the row (a letter, a decimal string, a JSON list).
-    * One fixed sentence per question type and few different words, so that a small model can learn the format.
+    * `plain`: one fixed sentence per question type and few different words, so that a small model can learn the format.
+      `varied`: several wordings with the steps of the calculation (`data.trace_wordings`).
     * Boxes are in the model's frame, the only one it knows.
 """
 
 from __future__ import annotations
 
+from configs.schema import TraceWording
 from data.coordinates import Size, in_frame
 from data.facts import (
     AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
 )
 from data.prompts import Preset, boxes_json
+from data.trace_wordings import varied_reasoning
 from data.types import LOCALIZATION, Box
 
 #: Words of the longest trace, split at white space.
 MAX_WORDS = 45
 
 
-def solution(question: Question, original_size: Size, frame: Size, preset: Preset = "ladder") -> str:
+def solution(
+    question: Question, original_size: Size, frame: Size, preset: Preset = "ladder", wording: TraceWording = "plain"
+) -> str:
     """The assistant's text of a cold-start row. `original_size` (width, height) of the row's (first) picture in pixels,
     `frame` that of the model's boxes on it (`models.inputs.frame_size`)."""
     if question.question_type == LOCALIZATION:
         reasoning = _places(question.boxes, original_size, frame)
         answer = boxes_json(question.boxes, original_size, frame, preset)
+    elif wording == "varied":
+        reasoning, answer = varied_reasoning(question), question.answer
     else:
         reasoning, answer = _reasoning(question.facts, question.answer or ""), question.answer
     return f"<think>{reasoning}</think><answer>{answer}</answer>"

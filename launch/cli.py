@@ -7,6 +7,7 @@ configuration, inputs, too few resources), with one message on standard error; 1
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES
+from data.trace_drafts import TracesRefused
 from launch import data_build, data_frames
 from launch.data_check import DataRefused
 from launch.fleet_view import STAGE, read_fleet
-from launch.places import home
+from launch.places import home, with_absolute_paths
 from launch.problems import PreflightError
 from launch.progress import Progress
 from launch.reward_findings import RewardRefused
@@ -26,7 +28,7 @@ from launch.scale import ScaleRefused, scale
 from launch.summary import results_table
 
 HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
-REFUSALS = (ConfigError, DataRefused, PreflightError, RewardRefused, RunFolderError, ScaleRefused)
+REFUSALS = (ConfigError, DataRefused, PreflightError, RewardRefused, RunFolderError, ScaleRefused, TracesRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     data_build.add_command(data, _settings)
     data_frames.add_command(data)
     _data_commands(data)
+
+    traces = data.add_parser("traces", help="cold-start rows written by a model and kept by the rewards (docs/data.md)")
+    traces.add_argument("config", metavar="CONFIG", type=Path)
+    traces.add_argument("--data", type=Path, metavar="DIR", help="the data folder whose training rows are asked (data.path)")
+    traces.add_argument(
+        "--out", type=Path, metavar="DIR", required=True, help="data folder to write; the same command goes on"
+    )
+    _settings(traces)
+    traces.set_defaults(command=_traces)
 
     reward = commands.add_parser("reward", help="rewards of your own").add_subparsers(required=True, metavar="ACTION")
     _reward_commands(reward)
@@ -205,6 +216,15 @@ def _card(options: argparse.Namespace) -> int:
 
     page = write_card(options.folder, options.out or options.folder / "card", Progress())
     print(f"open {page}")
+    return 0
+
+
+def _traces(options: argparse.Namespace) -> int:
+    from launch.data_traces import write_traces
+
+    overrides = options.overrides + ([f"data.path={json.dumps(str(options.data))}"] if options.data else [])
+    config = with_absolute_paths(load_config(options.config, overrides))
+    print(write_traces(config, options.out.absolute(), Progress()).table(), flush=True)
     return 0
 
 

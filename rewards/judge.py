@@ -175,7 +175,7 @@ def judge_reward(
     if not completion_texts:
         return []
     judge = _Judge(url, model, headers, prompt, float(low), float(high), timeout_seconds, retries, max_tokens)
-    pictures = [_picture(path) for path in example.media] if images else []
+    pictures = [picture_part(path) for path in example.media] if images else []
     distinct = list(dict.fromkeys(completion_texts))
     with ThreadPoolExecutor(min(concurrency, len(distinct))) as pool:
         scores = dict(zip(distinct, pool.map(lambda text: judge.ask(text, example, pictures), distinct)))
@@ -201,16 +201,16 @@ def _check_settings(base_url: object, model: object, prompt: object, low: object
         raise RewardSettingsError(f"low is {low!r} and high is {high!r}: low must be less than high")
 
 
-def _picture(path: str) -> dict[str, object]:
-    """The part of a message that carries a picture as a data URL. RewardCallError when it cannot be sent."""
+def picture_part(path: str) -> dict[str, object]:
+    """The part of a chat message that carries a picture as a data URL. RewardCallError when it cannot be sent."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise RewardCallError(f"picture {path} for the judge cannot be read: {error}") from error
+        raise RewardCallError(f"picture {path} cannot be read: {error}") from error
     kinds = [kind for start, kind in _PICTURES if data.startswith(start)]
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kinds = ["image/webp"]
     if not kinds:
-        raise RewardCallError(f"picture {path} for the judge is no JPEG, PNG, GIF or WebP: convert it")
+        raise RewardCallError(f"picture {path} is no JPEG, PNG, GIF or WebP: convert it")
     url = f"data:{kinds[0]};base64,{base64.b64encode(data).decode('ascii')}"
     return {"type": "image_url", "image_url": {"url": url}}

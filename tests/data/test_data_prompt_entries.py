@@ -53,10 +53,14 @@ def rows(tmp_path_factory):
     for path in paths:
         Image.new("RGB", (168, 168)).save(path)
     return {
-        "letter": Example("s/0", 0, "single_image", "Which is nearer?", "relative distance", paths[:1], ("A. sofa", "B. bed"), "B"),
+        "letter": Example(
+            "s/0", 0, "single_image", "Which is nearer?", "relative distance", paths[:1], ("A. sofa", "B. bed"), "B"
+        ),
         "views": Example("s/1", 1, "multi_view", "How many {chairs} are there?", "object count", paths, None, "3"),
         "video": Example("s/2", 2, "video", "How many {chairs} are there?", "object count", paths, None, "3"),
-        "boxes": Example("g/3", 3, "single_image", "Where is the sofa?", LOCALIZATION, paths[:1], boxes=(Box("sofa", (9, 9, 90, 90)),)),
+        "boxes": Example(
+            "g/3", 3, "single_image", "Where is the sofa?", LOCALIZATION, paths[:1], boxes=(Box("sofa", (9, 9, 90, 90)),)
+        ),
     }
 
 
@@ -69,9 +73,13 @@ def supervised(row, mode, processor, preset):
 
 
 def policy(row, preset):
-    config = RunConfig.model_validate({"model": {"path": str(TINY_BASE)}, "data": {"preset": preset}, "grpo": {"prompts_per_step": 1}})
+    return asked_by_grpo(row, preset).request.prompt_token_ids
+
+
+def asked_by_grpo(row, preset):
+    config = RunConfig.model_validate({"data": {"preset": preset}, "grpo": {"prompts_per_step": 1}})
     (task,) = TaskMaker(config, PromptSchedule([row], config.grpo, 0), TINY_BASE).take(0, (0, 1), 0)
-    return task.request.prompt_token_ids
+    return task
 
 
 def evaluated(row, mode, processor, preset):
@@ -99,8 +107,8 @@ def chat(system, user):
 
 
 GROUND = (
-    IMAGE + "Question: Where is the sofa?\nPlease carefully observe the image first to identify the object(s) referred to in the "
-    "question. Note that each object type appears only once in the image. Please provide the 2D bounding box coordinates and "
+    IMAGE + "Question: Where is the sofa?\nPlease carefully observe the image first to identify the object(s) referred to in "
+    "the question. Note that each object type appears only once in the image. Please provide the 2D bounding box coordinates and "
     "labels of the related objects in JSON format. "
 )
 LETTER_POST = "\n\nPlease answer with the option's letter from the given choices directly."
@@ -127,7 +135,7 @@ PAPER = [
 ]
 
 
-@pytest.mark.parametrize("name, mode, entry, expected", PAPER, ids=lambda value: value if isinstance(value, str) and len(value) < 12 else "")
+@pytest.mark.parametrize("name, mode, entry, expected", PAPER, ids=["-".join(case[:3]) for case in PAPER])
 def test_paper_asks_as_the_table_of_the_specification(rows, processor, name, mode, entry, expected):
     asked = {
         "sft": lambda: supervised(rows[name], mode, processor, "paper"),
@@ -139,8 +147,7 @@ def test_paper_asks_as_the_table_of_the_specification(rows, processor, name, mod
 
 def test_a_video_behind_the_text_is_encoded_as_the_processor_does(rows, processor):
     """Stage 3 of `paper`: ids and positions of a prompt that ends in its video."""
-    config = RunConfig.model_validate({"data": {"preset": "paper"}, "grpo": {"prompts_per_step": 1}})
-    (task,) = TaskMaker(config, PromptSchedule([rows["video"]], config.grpo, 0), TINY_BASE).take(0, (0, 1), 0)
+    task = asked_by_grpo(rows["video"], "paper")
     encoded = encode(processor, task.prompt.messages, load_images(rows["video"].media), True)
     ids = task.request.prompt_token_ids
     assert encoded.prompt_ids == ids

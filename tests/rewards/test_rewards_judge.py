@@ -230,7 +230,7 @@ def test_a_picture_that_cannot_be_sent_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     for name, said in (("missing.png", "cannot be read"), ("a.txt", "is no JPEG, PNG, GIF or WebP")):
         row = SimpleNamespace(**{**vars(ROW), "media": (str(tmp_path / name),)})
-        with pytest.raises(RewardCallError, match=f"{name} for the judge {said}"):
+        with pytest.raises(RewardCallError, match=f"{name} {said}"):
             judge_reward(["a"], row, base_url="http://127.0.0.1:9", model="judge", images=True)
 
 

@@ -1,0 +1,84 @@
+"""Traces as a data folder in the released layout that a run can be given: the rows of another folder, with other cold-start
+rows.
+
+What holds: the other folder is only read; its pictures are linked, not copied, so it has to stay where it is. Files are
+replaced whole. What a manifest said of the cold-start rows is said anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.coordinates import Size
+from data.prompts import Preset, user_text
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
+from data.stage_files import write_text
+from data.trace_selection import Trace
+
+SPLITS, TRAIN = ("train", "heldout"), "train"
+MANIFEST, PICTURES = "manifest.json", "images"
+
+
+def write_folder(
+    source: Path, out: Path, traces: Sequence[Trace], preset: Preset, frame: Callable[[Size], Size], notes: Mapping[str, Any]
+) -> Path:
+    """`out` with the rows of `source` and `traces` as its cold-start rows of training; returns the file with these.
+
+    `frame`: from the (width, height) of a picture to that of the model's frame of boxes. `notes` go into the manifest.
+    """
+    for split in SPLITS:
+        if (source / split).is_dir():
+            _copy_split(source / split, out / split)
+    rows = _released(source / TRAIN, traces, preset)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path = out / TRAIN / COLDSTART_FILE
+    write_text(path, text)
+    if (source / MANIFEST).is_file():
+        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+        kinds = Counter(f"{trace.example.data_type}: {trace.example.question_type}" for trace in traces)
+        counts = manifest["counts"][TRAIN]
+        counts["rows"][COLDSTART_FILE] = len(rows)
+        counts.setdefault("question_types", {})[COLDSTART_FILE] = dict(sorted(kinds.items()))
+        manifest.setdefault("sha256", {})[f"{TRAIN}/{COLDSTART_FILE}"] = hashlib.sha256(text.encode()).hexdigest()
+        manifest.setdefault("config", {})["preset"] = preset
+        for size in manifest.get("processed_sizes", ()):
+            size["processed"] = list(frame(tuple(size["original"])))
+        write_text(out / MANIFEST, json.dumps(manifest | {"traces": dict(notes)}, indent=1) + "\n")
+    return path
+
+
+def picture_folder(split: Path) -> Path:
+    """Where the paths of a split's rows start (`data.reading`)."""
+    return split / PICTURES if (split / PICTURES).is_dir() else split
+
+
+def _copy_split(source: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (GROUNDING_FILE, SPATIAL_FILE, COLDSTART_FILE):
+        if (source / name).is_file():
+            write_text(out / name, (source / name).read_text(encoding="utf-8"))
+    link = out / PICTURES
+    link.unlink(missing_ok=True)
+    link.symlink_to(picture_folder(source).resolve(), target_is_directory=True)
+
+
+def _released(split: Path, traces: Sequence[Trace], preset: Preset) -> list[dict[str, Any]]:
+    """Rows in the released schema, numbered behind all others of the split."""
+    root = picture_folder(split)
+    ids = [json.loads(line)["question_id"] for name in (GROUNDING_FILE, SPATIAL_FILE) if (split / name).is_file()
+           for line in (split / name).read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [
+        {
+            "question_id": number,
+            "image": [Path(path).relative_to(root).as_posix() for path in trace.example.media],
+            "data_type": trace.example.data_type,
+            "prompt": user_text(trace.example, "think", preset),
+            "solution": trace.solution,
+        }
+        for number, trace in enumerate(traces, start=max(ids, default=-1) + 1)
+    ]
