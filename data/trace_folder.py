@@ -16,12 +16,12 @@ from typing import Any
 
 from data.coordinates import Size
 from data.prompts import Preset, user_text
-from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
+from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, picture_folder
 from data.stage_files import write_text
 from data.trace_selection import Trace
 
 SPLITS, TRAIN = ("train", "heldout"), "train"
-MANIFEST, PICTURES = "manifest.json", "images"
+PICTURES = "images"
 
 
 def write_folder(
@@ -52,14 +52,9 @@ def write_folder(
     return path
 
 
-def picture_folder(split: Path) -> Path:
-    """Where the paths of a split's rows start (`data.reading`)."""
-    return split / PICTURES if (split / PICTURES).is_dir() else split
-
-
 def _copy_split(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name in (GROUNDING_FILE, SPATIAL_FILE, COLDSTART_FILE):
+    for name in FILES:
         if (source / name).is_file():
             write_text(out / name, (source / name).read_text(encoding="utf-8"))
     link = out / PICTURES

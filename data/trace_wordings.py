@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data.facts import (
-    CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+    AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
 )
 
 #: Words of the longest reasoning in these wordings, split at white space.
@@ -26,7 +26,7 @@ _CLOSINGS = {
     "letter": ("So the answer is {a}.", "That is option {a}.", "Therefore I choose {a}."),
     "number": ("So the answer is {a}{unit}.", "That makes {a}{unit}.", "I answer {a}{unit}."),
 }
-_UNITS = {SizeFacts: " cm", GapFacts: " m", RoomFacts: " square meters", CountFacts: ""}
+_UNITS = {SizeFacts: " cm", GapFacts: " m", RoomFacts: " square meters", AreaFacts: " square meters", CountFacts: ""}
 
 
 def varied_reasoning(question: Question) -> str:
@@ -63,6 +63,8 @@ def _bodies(facts: Facts) -> Sequence[str]:
             return _count(facts)
         case RoomFacts():
             return _room(facts)
+        case AreaFacts():
+            return _area(facts)
         case OrderFacts():
             return _order(facts)
 
@@ -136,7 +138,7 @@ def _count(facts: CountFacts) -> Sequence[str]:
     told = ", ".join(f"picture {picture} shows {count} {'for the first time' if place == 0 else 'more'}"
                      for place, (picture, count) in enumerate(new))
     total = " + ".join(str(count) for _, count in new)
-    summed = f"{total} = {len(facts.first_pictures)}" if len(new) > 1 else f"The others show nothing new: {total}"
+    summed = f"{total} = {len(facts.first_pictures)}" if len(new) > 1 else f"That is all: {total}"
     return (
         f"I count each {facts.label} once. {told[0].upper() + told[1:]}. {summed}.",
         f"Some pictures may show the same {facts.label} again, so I count new ones only: {told}. {summed}.",
@@ -148,6 +150,13 @@ def _room(facts: RoomFacts) -> Sequence[str]:
     return (
         f"The floor of the room is {sides}. Length times width is about {facts.length * facts.width:.1f} square meters.",
         f"I estimate the room at {sides}. A floor of these sides has about {facts.length * facts.width:.1f} square meters.",
+    )
+
+
+def _area(facts: AreaFacts) -> Sequence[str]:
+    return (
+        f"I add up the parts of the floor. Together they have about {facts.area:.1f} square meters.",
+        f"I follow the walls all around. The floor between them has about {facts.area:.1f} square meters.",
     )
 
 

@@ -81,7 +81,8 @@ def drawn_with(config: RunConfig) -> dict[str, Any]:
 
 def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     """The rows to ask. PreflightError with every problem that can be found before anything is drawn."""
-    from data.reading import DataError, check_media, load_split
+    from data.checking_media import check_media
+    from data.reading import DataError, load_split
 
     problems = [*model_problems(config), *_endpoint_problems(config)]
     if config.data.path is None:

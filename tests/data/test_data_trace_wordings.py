@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from data.facts import CountFacts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts
+from data.facts import (
+    AreaFacts, CountFacts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+)
 from data.trace_filters import concluded
 from data.trace_wordings import MAX_WORDS, varied_reasoning
 from data.traces import solution
@@ -46,10 +48,12 @@ def case(kind, index):
         return CountFacts(a, first), str(len(first)), None, said
     if kind == "room":
         return RoomFacts(x, y), f"{x * y:.1f}", None, {f"{x:.2f}", f"{y:.2f}", f"{x * y:.1f}"}
+    if kind == "area":
+        return AreaFacts(x * y), f"{x * y:.1f}", None, {f"{x * y:.1f}"}
     return OrderFacts(((a, 1), (b, 3), (c, 8))), letter, OPTIONS, {"1", "3", "8"}
 
 
-KINDS = ("size", "gap", "nearest", "offset", "turn", "count", "room", "order")
+KINDS = ("size", "gap", "nearest", "offset", "turn", "count", "room", "area", "order")
 
 
 def asked(kind, index):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +12,16 @@ from PIL import Image
 from trace_server import KEY, serving
 
 from configs.schema import RunConfig
+from data.checking_media import check_media
 from data.prompts import render, user_text
-from data.reading import COLDSTART_FILE, check_media, load_split
-from data.trace_drafts import DRAFTS, opened
+from data.reading import COLDSTART_FILE, load_split
+from data.trace_drafts import DRAFTS, Draft, opened
 from data.trace_sampling import draw_drafts
 from data.trace_selection import selected
 from launch.cli import main
 from launch.data_traces import WORK, _checked_rows, _score, chosen_rows, drawn_with, engine_writer
 from models.forward import PolicyForward
-from models.inputs import encode, load_images
+from models.inputs import encode, load_images, processed_size
 from models.loading import load_policy, load_processor, save_policy
 from models.packing import Tree, pack
 from models.tiny import build_tiny
@@ -28,6 +30,7 @@ from rewards.compose import score_completion
 from rewards.rows import RewardRow
 from rewards.settings import RewardSettings
 
+TINY_BASE = Path(__file__).resolve().parents[2] / "models" / "tiny_base"
 CHOICES, COUNTS = 12, 6
 
 
@@ -152,6 +155,21 @@ def test_rows_are_chosen_by_share_and_type(data):
     assert len(everything) == CHOICES + COUNTS, "the question that comes twice is asked once"
     boxes = chosen_rows(RunConfig.model_validate({"traces": {"localization_share": 1.0}}), split)
     assert [row.question for row in boxes] == ["Where is the chair?"]
+
+
+@pytest.mark.parametrize("box_frame, size", [("absolute", None), ("norm1000", (1000, 1000))])
+def test_boxes_are_judged_in_the_frame_of_the_model(data, box_frame, size):
+    (row,) = load_split(data, "train").grounding
+    processor = load_processor(TINY_BASE)
+    config = RunConfig.model_validate({"model": {"box_frame": box_frame}})
+    width, height = size or processed_size(processor, (64, 48))
+    assert size or (width, height) != (64, 48)
+    corners = [round(4 / 64 * width), round(4 / 48 * height), round(40 / 64 * width), round(40 / 48 * height)]
+    score = _score(config, processor)
+    for own, right in ((corners, True), ([4, 4, 40, 40], False)):
+        answer = json.dumps([{"bbox_2d": own, "label": "chair"}])
+        scored = score(row, Draft(row.id, 0, f"<think>There.</think><answer>{answer}</answer>", "stop"))
+        assert (scored.right > 0.95) == right and scored.format == 1.0 and scored.answer == answer
 
 
 def taught(folder, rows):
