@@ -6,6 +6,7 @@ from typing import Sequence
 
 from PIL import Image, ImageDraw
 
+from data.coordinates import rescaled
 from data.types import Example
 from models.inputs import load_images
 
@@ -37,7 +38,7 @@ def _thumbnail(row: Example, number: int) -> Image.Image:
     tile.paste(small, (0, 0))
     draw = ImageDraw.Draw(tile)
     for box in row.boxes:
-        x1, y1, x2, y2 = (value * scale for value in box.bbox)
+        x1, y1, x2, y2 = rescaled(box.bbox, picture.size, small.size)
         draw.rectangle((x1, y1, x2, y2), outline=_BOX, width=2)
         draw.rectangle(draw.textbbox((x1 + 3, y1 + 1), box.label), fill=_BOX)
         draw.text((x1 + 3, y1 + 1), box.label, fill=_PAPER)

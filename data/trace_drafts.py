@@ -59,7 +59,7 @@ class Drafts:
         """On disk when this returns. TraceError unless they are the next ones of their row."""
         for draft in drafts:
             self._add(draft)
-        self._file.write("".join(json.dumps(asdict(draft), ensure_ascii=False) + "\n" for draft in drafts).encode())
+        self._file.write("".join(json.dumps(asdict(draft)) + "\n" for draft in drafts).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -29,7 +29,8 @@ SURPLUS = "more than are kept of a row"
 REASONS = (CUT, STOPPED, FORMAT, WRONG, SPECIAL, LENGTH, SCRIPT, CONTRADICTION, DUPLICATE, SURPLUS)
 
 _THOUGHT = re.compile(r"<think>(.*)</think>", re.DOTALL)
-_SPECIAL = re.compile(r"<\|[^<>|]*\|>|\N{REPLACEMENT CHARACTER}")
+#: Tokens of chat templates, and what is left of characters that were cut in two.
+_SPECIAL = re.compile("<\\|[^<>|]*\\|>|[\ufffd\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

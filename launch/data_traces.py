@@ -90,6 +90,8 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
         raise PreflightError(problems)
     if out.resolve() == Path(config.data.path).resolve():
         problems.append(Problem("this is the folder whose rows are asked", "--out", "choose another one"))
+    elif out.exists() and not (out / WORK).is_dir() and (out.is_file() or any(out.iterdir())):
+        problems.append(Problem(f"{out} holds something else than traces", "--out", "choose another folder, or remove it"))
     rows: tuple[Example, ...] = ()
     try:
         rows = chosen_rows(config, load_split(config.data.path, "train"))

@@ -38,6 +38,7 @@ RIGHT = Scored(1.0, 1.0, "B")
         (BOXES, draft(), Scored(1.0, 0.7, "[]"), None),
         (CHOICE, draft(GOOD + " <|im_start|>"), RIGHT, rules.SPECIAL),
         (CHOICE, draft(GOOD + " \ufffd"), RIGHT, rules.SPECIAL),
+        (CHOICE, draft(GOOD + " \ud83d"), RIGHT, rules.SPECIAL),
         (CHOICE, draft("Clearly B."), RIGHT, rules.LENGTH),
         (CHOICE, draft("very " * 20 + "near"), RIGHT, rules.LENGTH),
         (CHOICE, draft("床离得更近, so it is the bed, which is nearer 我认为是床"), RIGHT, rules.SCRIPT),

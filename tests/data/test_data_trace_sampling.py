@@ -15,7 +15,7 @@ WITH = {"model": "m", "seed": 0}
 
 
 def text(row, sample):
-    return f"{row} says {sample}"
+    return f"{row} says {sample}\r\u2028\ud83d"  # a server may send the half of a character
 
 
 def writer(draw, pulse=lambda: 0, per_request=1, in_flight=3, silence_seconds=20.0, failures=0):

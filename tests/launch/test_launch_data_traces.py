@@ -14,7 +14,7 @@ from trace_server import KEY, serving
 from configs.schema import RunConfig
 from data.checking_media import check_media
 from data.prompts import render, user_text
-from data.reading import COLDSTART_FILE, load_split
+from data.reading import COLDSTART_FILE, FILES, load_split
 from data.trace_drafts import DRAFTS, Draft, opened
 from data.trace_sampling import draw_drafts
 from data.trace_selection import selected
@@ -53,6 +53,10 @@ def data(tmp_path):
             (folder / split / f"spld_{name}_data.jsonl").write_text("".join(f"{line}\n" for line in lines))
         for picture in ("f", "g"):
             Image.new("RGB", (64, 48), (200, 30, 90)).save(folder / split / "images" / "room" / f"{picture}.png")
+    counts = {"rows": {name: len(own) for name, own in zip(FILES, (boxes, rows, []), strict=True)}}
+    manifest = {"counts": {"train": counts, "heldout": counts}, "config": {"preset": "paper"}, "seed": 5,
+                "processed_sizes": [{"original": [64, 48], "processed": [64, 48]}]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
@@ -102,6 +106,11 @@ def test_an_endpoint_writes_a_data_folder_whose_traces_are_right(data, tmp_path,
     assert f"{len(right):>8}{len(kept):>12}{len(drafts):>8}{len(kept):>8}" in said
     written = [path for path in (tmp_path / "traced").glob("**/*.*") if path.suffix != ".png"]
     assert len(written) >= 9 and not any(KEY in text for text in [said, *(path.read_text() for path in written)])
+    before, manifest = (json.loads((folder / "manifest.json").read_text()) for folder in (data, tmp_path / "traced"))
+    assert before["counts"]["heldout"] == manifest["counts"]["heldout"] and manifest["seed"] == 5
+    assert manifest["counts"]["train"]["rows"][COLDSTART_FILE] == len(kept) == manifest["traces"]["kept"]
+    assert manifest["config"]["preset"] == "ladder", "that of the new rows"
+    assert manifest["processed_sizes"][0]["processed"] == list(processed_size(load_processor(TINY_BASE), (64, 48)))
     assert [part["type"] for part in server.asked[-1]["messages"][1]["content"]][-1] == "text"
     videos = [body for body in server.asked if "How many" in body["messages"][1]["content"][-1]["text"]]
     assert {len(body["messages"][1]["content"]) for body in videos} == {3}, "a video is its frames"
@@ -137,6 +146,10 @@ def test_refusals_name_what_to_do_and_draw_nothing(data, tmp_path, ask, capsys, 
         assert "traces.localization_share: an endpoint is asked for boxes in pixels" in capsys.readouterr().err
         assert ask(server.url, "data") == 2
         assert "--out: this is the folder whose rows are asked" in capsys.readouterr().err
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "mine.txt").touch()
+        assert ask(server.url, "kept") == 2
+        assert "kept holds something else than traces" in capsys.readouterr().err
         monkeypatch.delenv("TRACES_KEY")
         assert ask("http://:80/v1") == 2
         assert ask(server.url) == 2
