@@ -46,6 +46,7 @@ from actors.types import Sync
 from actors.weights import shared_memory_folder
 from configs.changes import deciding, of_stage_3
 from configs.schema import RunConfig
+from data.joining import join_boxes
 from data.reading import GROUNDING_FILE, SPATIAL_FILE, read_rows
 from data.stage_files import fingerprint
 from data.types import Example
@@ -67,7 +68,12 @@ def run_grpo(
     Ray must be initialised. Errors: RowError, ModelFolderError, CheckpointMismatch (a folder of other work), ValueError
     (settings that fit no data) before anything starts; later GrpoFailed, and MediaError for a picture that is gone.
     """
-    rows = [row for name in (GROUNDING_FILE, SPATIAL_FILE) for row in read_rows(data_folder, name, "train")]
+    localization, questions = (read_rows(data_folder, name, "train") for name in (GROUNDING_FILE, SPATIAL_FILE))
+    if config.grpo.joined_boxes:
+        joined = join_boxes(questions, localization)
+        questions = list(joined.rows)
+        progress(f"grpo: {joined}; their prompts ask for these too")
+    rows = localization + questions
     return train_policy(config, rows, Path(model_folder).absolute(), Path(stage_folder).absolute(), progress, accept_changes)
 
 

@@ -31,6 +31,7 @@ FIXED = {
     "learner.zero_stage": "a checkpoint is laid out for its ZeRO stage",
     "grpo.inner_epochs": "the learning-rate schedule counts optimizer steps",
     "grpo.localization_share": "it decides which rows have been asked: some would be skipped, others come twice",
+    "grpo.joined_boxes": "it decides what the prompts ask for, among them those that have been asked",
 }
 _DECAY = "learner.optimizer.weight_decay"
 

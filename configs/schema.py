@@ -395,7 +395,9 @@ class GRPOConfig(Section):
                                  "spread (DAPO's dynamic sampling); 1: it trains on what came")
     overlong_buffer: int = Field(0, ge=0, description="Tokens before the length limit in which a completion loses up to 1 "
                                  "(DAPO's soft overlong punishment), a truncated one 1; 0: truncated ones have no reward")
-    localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that ask for boxes")
+    localization_share: float = Field(0.3, ge=0, le=1, description="Share of prompts that are localisation rows")
+    joined_boxes: bool = Field(False, description="Questions that a localisation row asks too begin their reasoning with its "
+                               "boxes, which reward.iou scores; off: no stage before has trained that")
     sampling: SamplingConfig = SamplingConfig()
     checkpoint_steps: int = Field(20, ge=1, description="Steps between resumable checkpoints")
 
@@ -492,6 +494,12 @@ class RunConfig(Section):
         order = [STAGES.index(stage) for stage in self.stages]
         if order != sorted(set(order)) or not order:
             raise ValueError(f"stages: must be a non-empty selection of {', '.join(STAGES)} in that order, got {', '.join(self.stages)}")
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_are_asked_in_words(self) -> "RunConfig":
+        if self.grpo.joined_boxes and self.data.preset == "paper":
+            raise ValueError("grpo.joined_boxes: data.preset paper has no words that ask a question for boxes: take ladder")
         return self
 
     @model_validator(mode="after")

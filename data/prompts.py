@@ -10,7 +10,8 @@
   (localisation rows that think, an evaluation of stage 1) is worded like its neighbours.
 
 Modes: `ground` asks for boxes as JSON (stage 1), `direct` for the bare answer (stage 2), `think` for
-`<think>…</think><answer>…</answer>` (cold start, GRPO; on a localisation row the JSON stands inside `<answer>`).
+`<think>…</think><answer>…</answer>` (cold start, GRPO; on a localisation row the JSON stands inside `<answer>`, on a
+question row that has boxes, which stage 3 alone gives it and `paper` has no words for, at the beginning of `<think>`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ _LADDER_THINK = {
     "number": "Think between <think> and </think>, then give a number between <answer> and </answer>.",
     "boxes": "Think between <think> and </think>, then give a JSON list of bbox_2d and label between <answer> and </answer>.",
 }
+
+#: Of a question row with boxes (`data.joining`): where things are is to be said before anything is concluded from it.
+_LADDER_THINK_BOXES = ("<think> and </think>,", "<think> and </think>, beginning with a JSON list of bbox_2d and label of the "
+                       "objects named,")
 
 _PAPER_SYSTEM_SFT = "You are a helpful assistant"
 _PAPER_GROUND = (
@@ -94,10 +99,14 @@ def user_text(example: Example, mode: Mode, preset: Preset = "ladder", use: Use 
         raise ValueError(f"row {example.id}: a {example.question_type!r} question with options {example.options!r}")
     options = "\n".join(example.options or ())
     if preset == "paper":
+        if mode == "think" and example.boxes and kind != "boxes":
+            raise ValueError(f"row {example.id}: the preset 'paper' has no words that ask a question row for boxes")
         return _paper_text(example.question, options, mode, kind, use)
     question = f"Question: {example.question}\n" + (f"Options:\n{options}\n" if options else "")
     if mode == "ground":
         return question + _LADDER_GROUND
+    if mode == "think" and example.boxes and kind != "boxes":
+        return question + _LADDER_THINK[kind].replace(*_LADDER_THINK_BOXES)
     return question + (_LADDER_DIRECT if mode == "direct" else _LADDER_THINK)[kind]
 
 

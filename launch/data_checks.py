@@ -227,9 +227,13 @@ def length_problems(config: RunConfig, train: Split, heldout: Split, processor) 
 
 def _policy_rows(config: RunConfig, train: Split) -> tuple[Example, ...]:
     """Training rows that GRPO may draw."""
+    from data.joining import join_boxes
+
     share = config.grpo.localization_share
     boxes = train.grounding if share > 0 or not train.spatial else ()
     others = train.spatial if share < 1 or not train.grounding else ()
+    if config.grpo.joined_boxes:
+        others = join_boxes(others, train.grounding).rows
     return boxes + others
 
 

@@ -124,14 +124,14 @@ def _tagged(thought: str, answer: str) -> str:
 
 def right_answer(row: RewardRow) -> str:
     """What the row wants between the answer tags."""
-    if row.target_boxes:
+    if row.target_boxes and row.answer is None:
         return json.dumps([{"bbox_2d": list(corners), "label": label} for label, corners in row.target_boxes])
     return row.answer or "nothing"
 
 
 def wrong_answer(row: RewardRow) -> str:
     """Another option's letter, a number far off, a box that is none of the row's, or other words."""
-    if row.target_boxes:
+    if row.target_boxes and row.answer is None:
         return json.dumps([{"bbox_2d": [0, 0, 1, 1], "label": "nothing of that kind"}])
     letters = [option[:1] for option in row.options or ()]
     if row.answer in letters:

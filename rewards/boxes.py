@@ -19,6 +19,7 @@ MAX_ITEMS = 64
 Corners = tuple[float, float, float, float]
 
 _FENCE = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL | re.IGNORECASE)
+_FENCE_OPEN = re.compile(r"```(?:json)?\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ def parse_boxes(text: str) -> tuple[PredictedBox, ...] | None:
     if not isinstance(items, list) or len(items) > MAX_ITEMS:
         return None
     return tuple(_predicted(item) for item in items)
+
+
+def leading_boxes(text: str) -> tuple[PredictedBox, ...] | None:
+    """The items of the list that `text` begins with, whatever follows it; None where it begins with none, or as `parse_boxes`."""
+    plain = text.lstrip()
+    opened = _FENCE_OPEN.match(plain)
+    plain = plain[opened.end() if opened else 0 :][:MAX_CHARACTERS]
+    try:
+        _, end = json.JSONDecoder().raw_decode(plain)
+    except (ValueError, RecursionError):
+        return None
+    return parse_boxes(plain[:end])
 
 
 @lru_cache(1024)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rewards.accuracy import number_reward
-from rewards.boxes import Corners
+from rewards.boxes import Corners, leading_boxes
 from rewards.choice import choice_reward
 from rewards.errors import GroundTruthError, RewardSettingsError
-from rewards.extraction import extract_answer
+from rewards.extraction import extract_answer, extract_reasoning
 from rewards.format import format_reward
-from rewards.iou import iou_reward
+from rewards.iou import boxes_reward, iou_reward
 from rewards.outcome import Score
 from rewards.paper import paper_choice_reward, paper_format_reward, paper_number_reward
 from rewards.repetition import repetition_reward
@@ -45,7 +45,8 @@ class ExampleView(Protocol):
     """What scoring reads of a row.
 
     `target_boxes` are (label, (x1, y1, x2, y2)) in the model's frame of boxes, whose size (width, height) is
-    `processed_size`: that of the processed picture, or 1000 x 1000. They are there only when the prompt asks for boxes; otherwise the sequence is empty.
+    `processed_size`: that of the processed picture, or 1000 x 1000. They are there only when the prompt asks for boxes, otherwise
+    the sequence is empty: a localisation row asks for them as its answer, a question row at the beginning of the reasoning.
     """
 
     @property
@@ -144,8 +145,11 @@ def score_completion(text: str, finish_reason: FinishReason, example: ExampleVie
 def _iou(text: str, example: ExampleView, settings: RewardSettings) -> float:
     if example.processed_size is None:
         raise GroundTruthError("the row has boxes but no processed_size: give the size of the processed picture")
-    answer = extract_answer(text)
-    return iou_reward(answer, example.target_boxes, example.processed_size, settings.iou_shape, settings.iou_threshold)
+    how = example.target_boxes, example.processed_size, settings.iou_shape, settings.iou_threshold
+    if example.question_type == LOCALIZATION:
+        return iou_reward(extract_answer(text), *how)
+    reasoning = extract_reasoning(text)
+    return boxes_reward(None if reasoning is None else leading_boxes(reasoning), *how)
 
 
 def _answer(text: str, example: ExampleView, settings: RewardSettings) -> float:

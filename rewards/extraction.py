@@ -1,4 +1,4 @@
-"""Where the answer of a completion is: the one rule that reward and evaluation share.
+"""Where the answer of a completion is, and its reasoning: the one rule that reward and evaluation share.
 
 What holds: the answer is the content of the last *complete* `<answer>…</answer>` block. No block, no answer: nothing
 else in the text is ever taken for one.
@@ -21,3 +21,10 @@ def extract_answer(text: str) -> str | None:
         return None
     start += len(ANSWER_OPEN)
     return text[start : text.index(ANSWER_CLOSE, start)].strip()
+
+
+def extract_reasoning(text: str) -> str | None:
+    """Content of the first complete `<think>…</think>` block of `text`, or None when there is none."""
+    start = text.find(THINK_OPEN)
+    end = text.find(THINK_CLOSE, start)
+    return None if start < 0 or end < 0 else text[start + len(THINK_OPEN) : end]

@@ -111,7 +111,20 @@ def iou_reward(
 
     Raises as `pair_scores` does, whatever the answer.
     """
-    predictions = None if answer is None else parse_boxes(answer)
+    return boxes_reward(None if answer is None else parse_boxes(answer), targets, frame, shape, threshold)
+
+
+def boxes_reward(
+    predictions: Sequence[PredictedBox] | None,
+    targets: Sequence[tuple[str, Corners]],
+    frame: tuple[int, int],
+    shape: IouShape = "plain",
+    threshold: float = 0.5,
+) -> float:
+    """R for boxes that were read; 0.0 for None, where none could be.
+
+    Raises as `pair_scores` does, whatever the predictions.
+    """
     if predictions is None:
         pair_scores((), targets, frame, shape, threshold)  # a bad row is reported even so
         return 0.0

@@ -36,6 +36,10 @@ def wrap(answer):
     return f"<think>look</think><answer>{answer}</answer>"
 
 
+def located(boxes, answer):
+    return f"<think> {boxes} so look</think><answer>{answer}</answer>"
+
+
 @pytest.mark.parametrize(
     "text, row, components, total",
     [
@@ -47,6 +51,10 @@ def wrap(answer):
         (wrap(CHAIR), BOXES, {"format": 1.0, "iou": 1 / 3}, 4 / 3),
         (wrap("[]"), replace(BOXES, target_boxes=()), {"format": 1.0, "iou": 1.0}, 2.0),
         (wrap("A"), BOTH, {"format": 1.0, "answer": 1.0, "iou": 0.0}, 2.0),
+        (located(CHAIR, "A"), BOTH, {"format": 1.0, "answer": 1.0, "iou": 1 / 3}, 7 / 3),
+        (located(f"```json\n{CHAIR}\n```", "B"), BOTH, {"format": 1.0, "answer": 0.0, "iou": 1 / 3}, 4 / 3),
+        (wrap(CHAIR), BOTH, {"format": 1.0, "answer": 0.0, "iou": 0.0}, 1.0),  # a question's answer is no place for boxes
+        (located(CHAIR, "[]"), BOXES, {"format": 1.0, "iou": 0.0}, 1.0),  # nor is the reasoning of a localisation row
     ],
 )
 def test_components_and_total(text, row, components, total):
@@ -85,7 +93,7 @@ def test_format_gate_lets_only_format_count(weight):
 def test_accuracy_gate_holds_the_boxes_back_until_the_answer_is_fully_right():
     row = replace(NUMBER, target_boxes=BOXES.target_boxes, processed_size=BOXES.processed_size)
     settings = RewardSettings(gate="accuracy", answer=0.0)
-    boxes_only = score_completion(wrap(CHAIR), "stop", row, settings)
+    boxes_only = score_completion(located(CHAIR, "62"), "stop", row, settings)
     assert boxes_only.components["iou"] == pytest.approx(1 / 3) and boxes_only.total == 1.0
     assert score_completion(wrap(CHAIR), "stop", BOXES, settings).total == pytest.approx(4 / 3)
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.box_overlap import area, box_iou, clip_box, mapped_giou
-from rewards.boxes import MAX_CHARACTERS, MAX_ITEMS, PredictedBox, normalize_label, parse_boxes
+from rewards.boxes import MAX_CHARACTERS, MAX_ITEMS, PredictedBox, leading_boxes, normalize_label, parse_boxes
 from rewards.errors import GroundTruthError, RewardSettingsError
+from rewards.extraction import extract_reasoning
 from rewards.iou import best_matching, iou_reward, pair_scores, set_iou
 
 FRAME = (168, 112)
@@ -110,6 +111,33 @@ def test_what_is_no_list_of_boxes_is_no_prediction_and_scores_zero(text):
     assert parse_boxes(text) is None
     assert iou_reward(text, [], FRAME) == 0.0
     assert iou_reward(text, [("chair", (0, 0, 9, 9))], FRAME) == 0.0
+
+
+@pytest.mark.parametrize("text, labels", [
+    ('[{"bbox_2d": [1, 2, 3, 4], "label": "chair"}] so it is near.', ["chair"]),
+    ('\n```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "chair"}]\n``` and [{"bbox_2d": [1, 2, 3, 4], "label": "lamp"}]', ["chair"]),
+    ("[] nothing", []),
+    ("[1] is a number, not a box", [""]),
+    ('I see [{"bbox_2d": [1, 2, 3, 4], "label": "chair"}]', None),
+    ('[{"bbox_2d": [1, 2, 3, 4], "label": "chair"}', None),
+    ('{"bbox_2d": [1, 2, 3, 4], "label": "chair"} here', None),
+    ("3 chairs", None),
+    ("[" * 100_000, None),
+    ("[" + "0, " * MAX_CHARACTERS + "0]", None),
+    ("[" + "0, " * MAX_ITEMS + "0]", None),
+    ("", None),
+])
+def test_a_list_at_the_beginning_of_a_text(text, labels):
+    boxes = leading_boxes(text)
+    assert (boxes if boxes is None else [box.label for box in boxes]) == labels
+
+
+@pytest.mark.parametrize("text, reasoning", [
+    ("<think>a</think><answer>b</answer>", "a"), ("x<think></think>", ""), ("<think>a", None), ("a</think>", None), ("", None),
+    ("</think><think>a<think>b</think>c</think>", "a<think>b"),
+])
+def test_the_reasoning_of_a_text(text, reasoning):
+    assert extract_reasoning(text) == reasoning
 
 
 def test_the_limits_themselves_are_allowed():
