@@ -80,9 +80,11 @@ def _rows(folder: str, file_name: str, split: str) -> Iterator[dict[str, Any]]:
         if scanned.example is None:
             raise scanned.faults[0]
         row = scanned.example
-        boxes = [{"label": box.label, "bbox": list(box.bbox)} for box in row.boxes]
-        options = None if row.options is None else list(row.options)
-        yield {name: getattr(row, name) for name in FEATURES} | {"media": list(row.media), "options": options, "boxes": boxes}
+        yield {name: getattr(row, name) for name in FEATURES} | {
+            "media": list(row.media),
+            "options": None if row.options is None else list(row.options),
+            "boxes": [{"label": box.label, "bbox": list(box.bbox)} for box in row.boxes],
+        }
 
 
 def _as_written(value: float) -> float | int:

@@ -1,4 +1,7 @@
-"""What is in a data folder, counted: composition beside the paper's, letters, pictures, places. Pure but for picture headers."""
+"""What is in a data folder, counted: composition beside the paper's, letters, pictures, places.
+
+What holds: functions of rows alone, but for the headers of picture files; the same rows in another order count the same.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ PARTS = 5
 
 LICENCES = {
     "procedural rooms": (
-        "Scenes and pictures are drawn by this project's renderer; no material of others is in them. They carry the licence of "
-        "this project (Apache-2.0).",
+        "Scenes and pictures are drawn by this project's renderer; no material of others is in them. They carry the licence "
+        "of this project (Apache-2.0).",
     ),
     "other": (
-        "Pictures and geometry stay under the terms of the scenes they come from. ScanNet's terms of use forbid passing frames on; "
-        "a card with pictures of it is for your own eyes.",
-        "SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from SR-91k (CC BY-NC 4.0: no commercial "
-        "use), and all of its pictures from ScanNet (terms of use of its own). Models trained on it may be bound by both.",
+        "Pictures and geometry stay under the terms of the scenes they come from. ScanNet has terms of use of its own: read "
+        "them before you pass on its frames, this card's pictures included.",
+        "SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from SR-91k (CC BY-NC 4.0: no "
+        "commercial use), and all of its pictures from ScanNet. Find out whether models trained on it are bound by both.",
         "This project ships none of these rows, pictures or weights made of them; it reads the folder that you provide.",
     ),
 }
@@ -118,7 +121,7 @@ def pictures_per_row(rows: Iterable[Example]) -> dict[str, tuple[int, float, int
 
 
 def by_place(rows: Sequence[Example], root: Path, parts: int = PARTS) -> list[list[Example]]:
-    """The rows in `parts` parts, all rows that begin with a picture of one place in the same; the same whatever their order."""
+    """The rows in `parts` parts, all that begin with a picture of one place in the same part, whatever their order."""
     divided: list[list[Example]] = [[] for _ in range(parts)]
     for row in rows:
         scene = scene_of(row.media[0], root)

@@ -43,7 +43,7 @@ _REMEDIES: Mapping[str | None, str] = {
     "answer": "correct the answer, or take the row out",
     "solution": "write the two blocks once each, or take the row out",
 }
-_MEDIA_REMEDY = "unpack the pictures again, or take the rows out that show them; a box must lie on its picture (original pixels)"
+_MEDIA_REMEDY = "unpack the pictures again, or take the rows out that show them; a box is given in its picture's own pixels"
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,14 @@ def check_folder(folder: Path, other_scenes: Iterable[str] = (), report: Report 
     for name, own in folders.items():
         splits.append(_scan_split(own, name, findings))
         report(f"{own}: {sum(splits[-1].counts.values())} rows read")
-    for name in SPLITS if len(folders) < len(SPLITS) and folder.absolute() not in folders.values() else ():
+    alone = folder.absolute() in folders.values()  # one split, which has no manifest of its own
+    for name in () if alone else SPLITS:
         if name not in folders:
-            findings.append(Finding("file", None, None, None, f"{folder / name} is missing: a run needs rows to train on and "
-                                    "rows to be measured on", "divide the rows by place into train/ and heldout/"))
+            what = f"{folder / name} is missing: a run needs rows to train on and rows to be measured on"
+            findings.append(Finding("file", None, None, None, what, "divide the rows by place into train/ and heldout/"))
     for split in splits:
         findings += duplicates(split.rows)
-        if split.folder != folder.absolute():  # a split alone has no manifest of its own
+        if not alone:
             findings += [Finding("file", None, None, None, str(problem), "build the folder again, or remove the manifest")
                          for problem in count_problems(folder, split.name, split.counts)]
     findings += leaks(splits, frozenset(other_scenes))
@@ -167,19 +168,18 @@ def _row_finding(error: RowError) -> Finding:
 
 
 def duplicates(rows: Sequence[tuple[Path, int, Example]]) -> Iterator[Finding]:
-    """Rows that ask what an earlier row of the same file asks about the same media, shown alike: faults where the answers differ."""
+    """Rows that ask what an earlier row of their file asks about the same media; faults where the answers differ."""
     first: dict[tuple, tuple[int, object]] = {}
     for file, line, row in rows:
         key = (file, row.data_type, row.media, normalized_question(row.question))
         truth = _truth(row)
-        if key not in first:
-            first[key] = (line, truth)
-        elif truth is None or first[key][1] == truth:
-            yield Finding("duplicate", file, line, "question", f"the same question about the same media as in line {first[key][0]}",
-                          "nothing, or take it out: it counts twice", fault=False)
-        else:
-            yield Finding("duplicate", file, line, "answer", f"the same question about the same media as in line {first[key][0]}, "
-                          "and another answer", "find out which is right and take the other out")
+        before, answer = first.setdefault(key, (line, truth))
+        what = f"the same question about the same media as in line {before}"
+        if before != line and (truth is None or answer == truth):
+            yield Finding("duplicate", file, line, "question", what, "nothing, or take it out: it counts twice", fault=False)
+        elif before != line:
+            yield Finding("duplicate", file, line, "answer", f"{what}, and another answer",
+                          "find out which is right and take the other out")
 
 
 def _truth(row: Example) -> object:
@@ -199,8 +199,9 @@ def leaks(splits: Sequence[SplitRows], others: frozenset[str]) -> Iterator[Findi
     for split in splits:
         known = {row for rows in scenes[split.name].values() for row in rows}
         if unknown := len(split.rows) - len(known):
-            yield Finding("scenes", split.folder, None, "image", f"rows whose pictures lie outside of any scene folder: {unknown}; "
-                          "whether they show a place of another split cannot be said", "keep pictures in <scene>/<picture>", fault=False)
+            what = (f"rows whose pictures lie outside of any scene folder: {unknown}; whether they show a place of another "
+                    "split cannot be said")
+            yield Finding("scenes", split.folder, None, "image", what, "keep pictures in <scene>/<picture>", fault=False)
     train, *measured = splits
     for split in measured:
         yield from _leak(train, scenes[train.name], f"{split.name}/", scenes[split.name],
@@ -209,13 +210,15 @@ def leaks(splits: Sequence[SplitRows], others: frozenset[str]) -> Iterator[Findi
         yield from _leak(train, scenes[train.name], "the other scenes", others, "take the rows of these scenes out")
 
 
-def _leak(train: SplitRows, ours: Mapping[str, Sequence[str]], name: str, theirs: Iterable[str], remedy: str) -> Iterator[Finding]:
+def _leak(
+    train: SplitRows, ours: Mapping[str, Sequence[str]], name: str, theirs: Iterable[str], remedy: str
+) -> Iterator[Finding]:
     place_of_row = {row.id: (file, line) for file, line, row in train.rows}
     for place, (own, other) in shared_places(ours, theirs).items():
         rows = {row for scene in own for row in ours[scene]}
         file, line = place_of_row[ours[own[0]][0]]
-        yield Finding("leakage", file, line, "image", f"place {place} ({_named(own)}), shown by {len(rows)} rows, is in {name} "
-                      f"too ({_named(other)})", remedy)
+        what = f"place {place} ({_named(own)}), shown by {len(rows)} rows, is in {name} too ({_named(other)})"
+        yield Finding("leakage", file, line, "image", what, remedy)
 
 
 def _named(names: Sequence[str]) -> str:

@@ -75,8 +75,8 @@ def media_table(problems: Sequence[MediaProblem], limit: int) -> str:
     kept = list(problems[:limit] if limit else problems)
     lines = [("fault", "picture", "rows", "first row", "")]
     lines += [(p.fault, p.path, str(len(p.rows)), p.rows[0], p.detail) for p in kept]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    text = ["  " + "  ".join([*(part.ljust(width) for part, width in zip(line, widths)), line[4]]).rstrip() for line in lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)] + [0]
+    text = ["  " + "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     more = [f"  and {len(problems) - len(kept)} more"] if len(problems) > len(kept) else []
     return "\n".join(text + more)
 
@@ -86,10 +86,12 @@ def _problems(path: str, size: Size | PictureError, rows: Sequence[Example]) -> 
         fault, detail = _reason(path, size)
         return [MediaProblem(path, fault, detail, tuple(row.id for row in rows))]
     width, height = size
-    outside = [(row.id, box) for row in rows for box in row.boxes
-               if min(box.bbox[:2]) < -SLACK or box.bbox[2] > width + SLACK or box.bbox[3] > height + SLACK]
-    return [MediaProblem(path, "box outside", f"box {list(box.bbox)} of {box.label!r} outside the {width} x {height} picture",
-                         (row,)) for row, box in outside]
+    frame = f"the {width} x {height} picture"
+    return [
+        MediaProblem(path, "box outside", f"box {list(box.bbox)} of {box.label!r} outside {frame}", (row.id,))
+        for row in rows for box in row.boxes
+        if min(box.bbox[:2]) < -SLACK or box.bbox[2] > width + SLACK or box.bbox[3] > height + SLACK
+    ]
 
 
 def _reason(path: str, error: PictureError) -> tuple[Fault, str]:

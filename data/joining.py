@@ -25,8 +25,10 @@ class Joined:
 
     def __str__(self) -> str:
         rate = f" ({self.matched / self.single_image:.1%})" if self.single_image else ""
-        contradicted = f", {self.contradicted} left out because their localisation rows contradict one another" if self.contradicted else ""
-        return f"{self.matched} of {self.single_image} single-image rows have the boxes of a localisation row{rate}{contradicted}"
+        told = f"{self.matched} of {self.single_image} single-image rows have the boxes of a localisation row{rate}"
+        if not self.contradicted:
+            return told
+        return f"{told}, {self.contradicted} left out because their localisation rows contradict one another"
 
 
 def normalized_question(question: str) -> str:

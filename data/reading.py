@@ -157,7 +157,7 @@ def picture_folder(split_folder: Path) -> Path:
 
 
 def count_problems(folder: str | Path, split: str, counts: Mapping[str, int]) -> Iterator[DataError]:
-    """What is wrong with the numbers of rows of a split (file name -> rows), as far as a manifest says how many there were."""
+    """What is wrong with the numbers of rows of a split (file name -> rows), where a manifest says how many there were."""
     manifest = Path(folder) / MANIFEST
     if not manifest.is_file():
         return

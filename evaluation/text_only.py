@@ -38,8 +38,10 @@ Fit = Callable[[Sequence[Example]], Answerer]
 
 @dataclass(frozen=True)
 class TextOnlyScore:
-    """Answerers on the rows of one modality and question type, each of which may be "all". `scored`: rows. `scores`: answerer to
-    mean accuracy. `above`: those clearly above chance."""
+    """Answerers on the rows of one modality and question type, each of which may be "all".
+
+    `scored`: rows. `scores`: answerer to mean accuracy. `above`: those clearly above chance.
+    """
 
     data_type: str
     question_type: str

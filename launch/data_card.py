@@ -1,8 +1,8 @@
 """`ladder data card`: what is in a data folder, for people (Markdown and a contact sheet) and for programs (JSON).
 
-What holds: rows are read strictly, the first bad one refuses the card (`ladder data check` lists all). The text-only answerers
-learn from train/ and answer heldout/; a folder without evaluation rows is divided into five parts by place, each answered by
-what was learned from the other four. The files of a card are a function of the folder.
+What holds: rows are read strictly, the first bad one refuses the card (`ladder data check` lists all). The text-only
+answerers learn from train/ and answer heldout/; a folder without evaluation rows is divided into five parts by place, each
+answered by what was learned from the other four. The files of a card are a function of the folder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Folder:
 
 
 def write_card(folder: Path, out: Path, say: Say) -> Path:
-    """Writes card.md, card.json and pictures.jpg into `out`; returns the page. DataRefused for a folder that cannot be read."""
+    """Writes card.md, card.json and pictures.jpg into `out`; returns the page.
+
+    DataRefused for a folder that cannot be read, or one that cannot be written.
+    """
     from data.card_pictures import contact_sheet
     from models.inputs import MediaError
 
@@ -68,7 +71,8 @@ def read_folder(folder: Path) -> Folder:
     """Reads all splits strictly. DataRefused."""
     try:
         folders = split_folders(folder)
-        splits = {name: Split(*(tuple(read_rows(own.parent, file, own.name)) for file in FILES)) for name, own in folders.items()}
+        splits = {name: Split(*(tuple(read_rows(own.parent, file, own.name)) for file in FILES))
+                  for name, own in folders.items()}
     except DataError as error:
         raise DataRefused(f"{error}\n`ladder data check {folder}` lists everything") from None
     if not any(split.examples for split in splits.values()):
@@ -78,7 +82,8 @@ def read_folder(folder: Path) -> Folder:
         source = json.loads(manifest.read_text(encoding="utf-8")).get("source") if manifest.is_file() else None
     except (ValueError, AttributeError):
         raise DataRefused(f"{manifest} is no JSON object; build the folder again, or remove the manifest") from None
-    return Folder(folder, splits, {name: picture_folder(own) for name, own in folders.items()}, str(source or "released files"))
+    roots = {name: picture_folder(own) for name, own in folders.items()}
+    return Folder(folder, splits, roots, str(source or "released files"))
 
 
 def contents(read: Folder) -> dict:
@@ -96,7 +101,8 @@ def contents(read: Folder) -> dict:
         "source": read.source,
         "splits": list(read.splits),
         "rows": {name: len(split.examples) for name, split in read.splits.items()},
-        "categories": [{"category": name, **_paper(name), **counts} for name, counts in card.categories(read.splits).items()],
+        "categories": [{"category": name, **_paper(name), **counts}
+                       for name, counts in card.categories(read.splits).items()],
         "question_types": [{"data_type": kind[0], "question_type": kind[1], **counts}
                            for kind, counts in card.question_types(read.splits).items()],
         "scenes": {name: len(own) for name, own in scenes.items()},
@@ -148,18 +154,19 @@ def page(numbers: Mapping, shown: Sequence[Example]) -> Iterator[str]:
     """The lines of card.md."""
     splits = numbers["splits"]
     yield f"# {numbers['folder']}"
-    yield f"\nSource: {numbers['source']}. Rows: " + ", ".join(f"{own} in {name}" for name, own in numbers["rows"].items()) + "."
+    yield f"\nSource: {numbers['source']}. Rows: {_counts(numbers['rows'])}."
     yield "\n## Composition\n"
-    yield from _table(["category", *splits, "paper", "released"],
-                      [[own["category"], *(own[name] for name in splits), own["paper"] or "not told", own["released"] or "not told"]
-                       for own in numbers["categories"]])
-    yield ""
-    yield from _table(["modality", "question type", *splits],
-                      [[own["data_type"], own["question_type"], *(own[name] for name in splits)] for own in numbers["question_types"]])
-    yield f"\n{_scenes(numbers)}"
+    for head, names, rows in (
+        (["category", *splits, "paper", "released"], ["category", *splits, "paper", "released"], numbers["categories"]),
+        (["modality", "question type", *splits], ["data_type", "question_type", *splits], numbers["question_types"]),
+    ):
+        yield from _table(head, [["not told" if own[name] is None else own[name] for name in names] for own in rows])
+        yield ""
+    yield _scenes(numbers)
     for name, own in numbers["joined"].items():
-        yield (f"\n{name}: {own['matched']} of {own['single_image']} single-image questions have the boxes of a localisation row"
-               + (f"; {own['contradicted']} have two that contradict one another" if own["contradicted"] else "") + ".")
+        told = f"{own['matched']} of {own['single_image']} single-image questions have the boxes of a localisation row"
+        contradicted = f"; {own['contradicted']} have two that contradict one another" if own["contradicted"] else ""
+        yield f"\n{name}: {told}{contradicted}."
     yield from _pictures(numbers, shown)
     yield from _letters(numbers["letters"])
     yield from _text_only(numbers["text_only"])
@@ -168,14 +175,19 @@ def page(numbers: Mapping, shown: Sequence[Example]) -> Iterator[str]:
 
 
 def _scenes(numbers: Mapping) -> str:
-    counts = ", ".join(f"{own} in {name}" for name, own in numbers["scenes"].items())
+    counts = _counts(numbers["scenes"])
     if len(numbers["splits"]) < 2:
         return f"Scenes: {counts}."
     shared = numbers["places_in_both"]
     if not shared:
         return f"Scenes: {counts}; no place is in both splits."
-    return (f"Scenes: {counts}. **{len(shared)} places are in both splits** ({', '.join(shared[:LISTED])}): what is measured on the "
+    named = ", ".join(shared[:LISTED])
+    return (f"Scenes: {counts}. **{len(shared)} places are in both splits** ({named}): what is measured on the "
             "evaluation rows says nothing about new places.")
+
+
+def _counts(by_split: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} in {name}" for name, count in by_split.items())
 
 
 def _pictures(numbers: Mapping, shown: Sequence[Example]) -> Iterator[str]:
@@ -209,8 +221,8 @@ def _letters(letters: Sequence[Mapping]) -> Iterator[str]:
         [own["question_type"], own["options"], " ".join(f"{chr(ord('A') + i)} {n}" for i, n in enumerate(own["counts"])),
          _points(own["deviation"], own["balanced"]), f"{100 * own['two_errors']:.1f}"] for own in letters])
     if not all(own["balanced"] for own in letters):
-        yield (f"\n**Bold**: more than {100 * card.LETTER_TOLERANCE:g} points. Beyond two standard errors it is hardly luck; within them "
-               "there are too few rows to say.")
+        yield (f"\n**Bold**: more than {100 * card.LETTER_TOLERANCE:g} points. Beyond two standard errors it is hardly "
+               "luck; within them there are too few rows to say.")
 
 
 def _points(share: float, balanced: bool) -> str:
@@ -223,9 +235,9 @@ def _text_only(text_only: Mapping) -> Iterator[str]:
 
     scores = text_only["scores"]
     yield "\n## What text alone gives away\n"
-    yield (f"Accuracy of answerers that see no picture ({text_only['how']}). Chance is one over the number of options, or the score "
-           f"of the most frequent training answer where a number is asked. **Bold**: clearly above chance (more than three standard "
-           f"errors, at least {FEWEST_ROWS} rows).")
+    yield (f"Accuracy of answerers that see no picture ({text_only['how']}). Chance is one over the number of options, or "
+           "the score of the most frequent training answer where a number is asked. **Bold**: clearly above chance (more "
+           f"than three standard errors, at least {FEWEST_ROWS} rows).")
     for answerers in (CHOICE_ANSWERERS, NUMBER_ANSWERERS):
         own = [score for score in scores if score["scores"].keys() == answerers.keys()]
         if own:
@@ -244,8 +256,9 @@ def _verdict(scores: Sequence[Mapping]) -> Iterator[str]:
     above = [own for own in scores if own["above"]]
     for own in above:
         best = max(own["above"], key=lambda name: own["scores"][name])
-        yield (f"* {own['data_type']}, {own['question_type']}: text alone is clearly above chance ({best}: {own['scores'][best]:.3f}, "
-               f"chance {own['chance']:.3f}). Only what a model scores beyond that comes from looking.")
+        yield (f"* {own['data_type']}, {own['question_type']}: text alone is clearly above chance ({best}: "
+               f"{own['scores'][best]:.3f}, chance {own['chance']:.3f}). Only what a model scores beyond that comes from "
+               "looking.")
     if not scores:
         yield "* No kind of question has both rows to learn from and rows to answer."
     elif len(above) + len(few) < len(scores):

@@ -37,7 +37,7 @@ def scene_ids(file: Path) -> frozenset[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise DataRefused(f"--against {file}: cannot be read ({error}); give a text file with one scene id per line") from None
+        raise DataRefused(f"--against {file}: cannot be read ({error}); give one scene id per line as text") from None
     scenes = frozenset(line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not scenes:
         raise DataRefused(f"--against {file}: no scene id in it; give one per line")
@@ -60,7 +60,7 @@ def report(checked: Checked, limit: int) -> Iterator[str]:
     if checked.media:
         yield f"\n{len(checked.media)} of {len(checked.sizes)} pictures cannot be used:"
         yield media_table(checked.media, limit)
-    yield "\nno fault" if not checked.faults else "\ncorrect the faults before anything is trained on this or measured with it"
+    yield "\ncorrect the faults before anything is trained on this or measured with it" if checked.faults else "\nno fault"
 
 
 def _listed(findings: Sequence[Finding], limit: int) -> Iterator[str]:

@@ -16,7 +16,8 @@ BOX = {"bbox_2d": [1, 2, 3, 4], "label": "chair"}
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "train").mkdir()
-    questions = [{"question_id": number, **ROW, "question": question, "options": None, "answer": "3", "question_type": "object size"}
+    asked = {**ROW, "options": None, "answer": "3", "question_type": "object size"}
+    questions = [{"question_id": number, **asked, "question": question}
                  for number, question in enumerate(("How long is the chair?", "How long is the lamp?"))]
     located = {"question_id": 2, **ROW, "question": "<image>how long is the chair?", "answer": [BOX]}
     (tmp_path / "train/spld_spatial_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
@@ -33,8 +34,8 @@ def test_the_rows_of_stage_3(folder, monkeypatch, joined):
     ((located, chair, lamp),) = taken
     assert [row.is_localization for row in (located, chair, lamp)] == [True, False, False]
     assert chair.boxes == (located.boxes if joined else ()) and lamp.boxes == () and chair.answer == "3"
-    assert told == (["grpo: 1 of 2 single-image rows have the boxes of a localisation row (50.0%); their prompts ask for these too"]
-                    if joined else [])
+    rate = "1 of 2 single-image rows have the boxes of a localisation row (50.0%)"
+    assert told == ([f"grpo: {rate}; their prompts ask for these too"] if joined else [])
     schedule = PromptSchedule(taken[0], GRPOConfig(steps=9, prompts_per_step=3, localization_share=1 / 3), seed=0)
     assert sum(row.is_localization for row in schedule.take(0, 9)) == 3  # a question with boxes is none of them
 

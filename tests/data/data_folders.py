@@ -22,7 +22,8 @@ def rows_of(scene: str) -> dict[str, list[dict]]:
             {"question_id": 1, **one, "question": "Where is the bowl?", "answer": BOXES[:1]},
         ],
         SPATIAL_FILE: [
-            {"question_id": 2, **one, "question": SIDE, "options": OPTIONS, "answer": "A", "question_type": "relative direction"},
+            {"question_id": 2, **one, "question": SIDE, "options": OPTIONS, "answer": "A",
+             "question_type": "relative direction"},
             {"question_id": 3, **one, "question": "How long is the bowl, in centimeters?", "options": None, "answer": "30",
              "question_type": "object size"},
             {"question_id": 4, **many, "question": "What is the size of this room?", "options": None, "answer": "27.5",

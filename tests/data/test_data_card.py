@@ -48,11 +48,13 @@ def test_pictures_are_counted_once_by_their_upright_size(tmp_path):
     Image.new("RGB", (10, 10)).save(tmp_path / "c.png")
     (tmp_path / "d.png").write_bytes(b"")
     names = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.png", "d.png", "e.png")]
-    assert picture_sizes([question(0, media=tuple(names)), question(1, media=(names[2],))]) == ([("64 x 48", 2), ("10 x 10", 1)], 2)
+    rows = [question(0, media=tuple(names)), question(1, media=(names[2],))]
+    assert picture_sizes(rows) == ([("64 x 48", 2), ("10 x 10", 1)], 2)
 
 
 def test_parts_keep_a_place_together():
-    rows = [question(scan * 100 + place, media=(f"/r/scene{place:04d}_{scan:02d}/0.jpg",)) for place in range(40) for scan in (0, 1)]
+    rows = [question(scan * 100 + place, media=(f"/r/scene{place:04d}_{scan:02d}/0.jpg",))
+            for place in range(40) for scan in (0, 1)]
     parts = by_place(rows, "/r")
     assert sorted(row.question_id for part in parts for row in part) == sorted(row.question_id for row in rows)
     places = [{row.question_id % 100 for row in part} for part in parts]
@@ -69,7 +71,8 @@ def test_rows_to_show_are_of_as_many_scenes_as_there_are():
 
 def test_the_contact_sheet(tmp_path):
     Image.new("RGB", (480, 200), (0, 0, 255)).save(tmp_path / "a.png")
-    row = Example("a", 0, "single_image", "?", LOCALIZATION, (str(tmp_path / "a.png"),), boxes=(Box("x", (200, 100, 400, 180)),))
+    boxes = (Box("x", (200, 100, 400, 180)),)
+    row = Example("a", 0, "single_image", "?", LOCALIZATION, (str(tmp_path / "a.png"),), boxes=boxes)
     sheet = contact_sheet([row] * 5)
     assert sheet.size == (4 * (WIDTH + MARGIN) + MARGIN, 2 * (HEIGHT + MARGIN) + MARGIN)
     for left, top in ((MARGIN, MARGIN), (MARGIN, 2 * MARGIN + HEIGHT)):  # the first and the fifth; shown at half size

@@ -30,7 +30,8 @@ def test_one_table_of_everything(tmp_path, picture):
     with pytest.raises(MediaError) as caught:
         check_media(rows)
     problems = {problem.path: problem for problem in caught.value.problems}
-    assert len(problems) == 11 and problems[str(names[0])].rows == ("train/spld_grounding_data/0", "train/spld_grounding_data/20")
+    assert len(problems) == 11
+    assert problems[str(names[0])].rows == ("train/spld_grounding_data/0", "train/spld_grounding_data/20")
     assert {problem.fault for problem in problems.values()} == {"missing", "empty", "unreadable"}
     assert problems[str(names[3])].fault == "unreadable" and problems[str(names[4])].fault == "empty"
     title, head, first, *_, last = str(caught.value).splitlines()

@@ -56,10 +56,10 @@ def test_a_joined_question_stays_a_question_that_asks_for_boxes_too():
     joined = replace(row, boxes=(CHAIR,))
     assert not joined.is_localization and render(joined, "direct").target == "3"
     assert user_text(joined, "direct") == user_text(row, "direct")
-    assert user_text(row, "think").endswith("Think between <think> and </think>, then give a number between <answer> and </answer>.")
-    assert user_text(joined, "think").endswith(
-        "Think between <think> and </think>, beginning with a JSON list of bbox_2d and label of the objects named, then give a "
-        "number between <answer> and </answer>.")
+    tags = "Think between <think> and </think>", "then give a number between <answer> and </answer>."
+    assert user_text(row, "think").endswith(f"?\n{tags[0]}, {tags[1]}")
+    asks = "beginning with a JSON list of bbox_2d and label of the objects named"
+    assert user_text(joined, "think").endswith(f"?\n{tags[0]}, {asks}, {tags[1]}")
     with pytest.raises(ValueError, match="'paper' has no words"):
         user_text(joined, "think", "paper")
     assert user_text(joined, "direct", "paper") == user_text(row, "direct", "paper")

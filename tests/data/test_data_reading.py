@@ -141,9 +141,9 @@ def test_the_value_that_is_wrong_is_shown(tmp_path):
 def test_every_fault_of_every_line_is_found(tmp_path):
     """Four faults in one line, a torn one, and the good ones around them are still read."""
     bad = changed(CHOICE, question_id="x", data_type="picture", question="", options=["A. a"], answer="A")
-    boxes = [{"bbox_2d": [9, 9, 5, 20], "label": "a"}, {"bbox_2d": [1, 2, 3], "label": "b"}, {"bbox_2d": [1, 2, 3, 4], "label": "c"}]
+    boxes = [{"bbox_2d": corners, "label": "a"} for corners in ([9, 9, 5, 20], [1, 2, 3], [1, 2, 3, 4])]
     found = list(scan_rows(write(tmp_path, SPATIAL_FILE, NUMBER, bad, '{"question', CHOICE), SPATIAL_FILE, "train"))
-    assert [row.line for row in found] == [1, 2, 3, 4] and [row.example is None for row in found] == [False, True, True, False]
+    assert [(row.line, row.example is None) for row in found] == [(1, False), (2, True), (3, True), (4, False)]
     assert [fault.field for fault in found[1].faults] == ["question_id", "data_type", "question", "options"]
     assert [fault.line for fault in found[1].faults] == [2] * 4
     (row,) = scan_rows(write(tmp_path, GROUNDING_FILE, changed(GROUNDING, answer=boxes)), GROUNDING_FILE, "train")
@@ -151,10 +151,9 @@ def test_every_fault_of_every_line_is_found(tmp_path):
 
 
 def test_an_answer_is_not_judged_by_options_that_are_wrong(tmp_path):
-    (row,) = scan_rows(write(tmp_path, SPATIAL_FILE, changed(CHOICE, options=["A. a", "C. b"], answer="D")), SPATIAL_FILE, "train")
-    assert [fault.field for fault in row.faults] == ["options"]
-    (row,) = scan_rows(write(tmp_path, SPATIAL_FILE, changed(NUMBER, options=["A. a"], answer="many")), SPATIAL_FILE, "train")
-    assert [fault.field for fault in row.faults] == ["options", "answer"]
+    lines = changed(CHOICE, options=["A. a", "C. b"], answer="D"), changed(NUMBER, options=["A. a"], answer="many")
+    found = scan_rows(write(tmp_path, SPATIAL_FILE, *lines), SPATIAL_FILE, "train")
+    assert [[fault.field for fault in row.faults] for row in found] == [["options"], ["options", "answer"]]
 
 
 def full_split(folder):

@@ -91,6 +91,7 @@ def test_a_set_by_lot_is_near_chance_and_a_crooked_one_is_not():
     fair = [choice(rng.choice("ABCD"), *(names := rng.sample(things, 4)), question=" ".join(names)) for _ in range(600)]
     (own, *_) = text_only_scores([(fair[:400], fair[400:])])
     assert own.above == () and own.chance == 0.25
-    crooked = [choice("ABCD"[names.index(max(names, key=len))], *names) for _ in range(200) for names in [rng.sample(things, 4)]]
+    offered = [rng.sample(things, 4) for _ in range(200)]
+    crooked = [choice("ABCD"[names.index(max(names, key=len))], *names) for names in offered]
     (own, *_) = text_only_scores([(crooked[:100], crooked[100:])])
     assert own.scores["longest option"] == 1.0 and "longest option" in own.above and "likeliest option" in own.above

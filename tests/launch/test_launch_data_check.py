@@ -35,8 +35,9 @@ def test_faults_exit_1_and_are_listed_up_to_the_limit(folder, capsys):
     assert main(["data", "check", str(folder)]) == 1
     told = capsys.readouterr().out
     assert "31 faults:" in told and told.count("expected a decimal number") == 20
-    assert f"{spatial}, line 20, field 'answer': expected a decimal number for 'object count', such as 42 or 3.1; found 'two'\n" in told
-    assert "and 10 more of this kind (--limit 0 tells all)" in told and "      -> correct the answer, or take the row out" in told
+    expected = "expected a decimal number for 'object count', such as 42 or 3.1; found 'two'\n"
+    assert f"{spatial}, line 20, field 'answer': {expected}" in told
+    assert "      -> correct the answer, or take the row out\n  and 10 more of this kind (--limit 0 tells all)" in told
     assert "1 of 2 pictures cannot be used:" in told and "the file has 0 bytes" in told
     assert main(["data", "check", str(folder), "--limit", "0"]) == 1
     assert capsys.readouterr().out.count("expected a decimal number") == 30
@@ -49,7 +50,9 @@ def test_scenes_of_others(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ([], "is no data folder"), (["--limit", "-1"], "--limit -1"), (["--against", "nowhere"], "--against nowhere: cannot be read"),
+    ([], "is no data folder"),
+    (["--limit", "-1"], "--limit -1"),
+    (["--against", "nowhere"], "--against nowhere: cannot be read"),
 ])
 def test_refusals_exit_2(tmp_path, capsys, arguments, words):
     assert main(["data", "check", str(tmp_path), *arguments]) == 2
