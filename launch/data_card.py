@@ -182,7 +182,7 @@ def _scenes(numbers: Mapping) -> str:
     if not shared:
         return f"Scenes: {counts}; no place is in both splits."
     named = ", ".join(shared[:LISTED])
-    return (f"Scenes: {counts}. **{len(shared)} places are in both splits** ({named}): what is measured on the "
+    return (f"Scenes: {counts}. **Places in both splits: {len(shared)}** ({named}): what is measured on the "
             "evaluation rows says nothing about new places.")
 
 
