@@ -12,6 +12,7 @@ What holds
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -23,7 +24,7 @@ import data.types
 from data.reading import RowError, scan_rows
 from data.types import Box, Example
 
-#: Column to type, in the order of Example's fields. Boxes are pixels of the original picture: x1, y1, x2, y2.
+#: Column to type, in the order of Example's fields. Boxes: x1, y1, x2, y2 in pixels of the original picture. Metadata: JSON.
 FEATURES = Features({
     "id": Value("string"),
     "question_id": Value("int64"),
@@ -36,6 +37,7 @@ FEATURES = Features({
     "boxes": List({"label": Value("string"), "bbox": List(Value("float64"), length=4)}),
     "prompt_text": Value("string"),
     "solution": Value("string"),
+    "metadata": Value("string"),
 })
 
 
@@ -72,7 +74,8 @@ def example_of(row: Mapping[str, Any]) -> Example:
     """The Example of a row whose pictures are not decoded."""
     boxes = tuple(Box(box["label"], tuple(map(_as_written, box["bbox"]))) for box in row["boxes"])
     options = None if row["options"] is None else tuple(row["options"])
-    return Example(**{**row, "media": tuple(row["media"]), "options": options, "boxes": boxes})
+    metadata = json.loads(row["metadata"])
+    return Example(**{**row, "media": tuple(row["media"]), "options": options, "boxes": boxes, "metadata": metadata})
 
 
 def _rows(folder: str, file_name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -84,6 +87,7 @@ def _rows(folder: str, file_name: str, split: str) -> Iterator[dict[str, Any]]:
             "media": list(row.media),
             "options": None if row.options is None else list(row.options),
             "boxes": [{"label": box.label, "bbox": list(box.bbox)} for box in row.boxes],
+            "metadata": json.dumps(dict(row.metadata)),
         }
 
 

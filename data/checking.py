@@ -155,7 +155,7 @@ def _scan_split(folder: Path, name: str, findings: list[Finding]) -> SplitRows:
                                     "leave the stage out of `stages`", fault=False))
         for key, count in sorted(unknown.items()):
             findings.append(Finding("keys", file, None, key, f"a key that the schema does not know, in {count} rows",
-                                    "nothing: it is ignored", fault=False))
+                                    "nothing: only rewards of your own read it, as metadata", fault=False))
     return SplitRows(name, folder, tuple(rows), counts)
 
 

@@ -5,8 +5,8 @@ What holds
       under `<split>/images/` (or, where that folder is missing, under `<split>/`).
     * This is the only place that knows the schema. `scan_rows` finds all faults of every line (`data.checking` lists
       them), `read_rows` stops at the first, `data.arrow_rows` makes Hugging Face datasets of what was read here.
-    * No row is dropped or repaired in silence; keys that the schema does not know are ignored with one counted warning
-      per file.
+    * No row is dropped or repaired in silence; keys that the schema does not know become the row's `metadata`, which rewards
+      of one's own may read, with one counted warning per file.
     * Paths in rows are relative and stay inside the picture folder. No picture is opened here (`data.checking_media`).
 """
 
@@ -79,7 +79,8 @@ class Split:
 
 @dataclass(frozen=True)
 class ScannedRow:
-    """One line of a file: its `example`, or None and everything that is wrong with it. `unknown`: keys that were ignored."""
+    """One line of a file: its `example`, or None and everything that is wrong with it. `unknown`: keys that only `metadata`
+    holds."""
 
     line: int
     example: Example | None
@@ -109,8 +110,8 @@ def read_rows(folder: str | Path, file_name: str, split: str) -> list[Example]:
         unknown.update(row.unknown)
     if unknown:
         counts = ", ".join(f"{key} ({count})" for key, count in sorted(unknown.items()))
-        warnings.warn(f"{Path(folder) / split / file_name}: ignored keys that the schema does not know, with the number of "
-                      f"rows: {counts}", stacklevel=2)
+        warnings.warn(f"{Path(folder) / split / file_name}: keys that the schema does not know are metadata; with the "
+                      f"number of rows: {counts}", stacklevel=2)
     return examples
 
 
@@ -147,8 +148,10 @@ def _scan(path: Path, split: str) -> Iterator[ScannedRow]:
             elif question_id is not None:
                 seen[question_id] = number
             fields = make(row, common)
-            example = None if row.faults else Example(**common, **fields)
-            yield ScannedRow(number, example, tuple(row.faults), tuple(sorted(row.values.keys() - _KEYS[path.name])))
+            unknown = tuple(sorted(row.values.keys() - _KEYS[path.name]))
+            metadata = {key: row.values[key] for key in unknown}
+            example = None if row.faults else Example(**common, **fields, metadata=metadata)
+            yield ScannedRow(number, example, tuple(row.faults), unknown)
 
 
 def picture_folder(split_folder: Path) -> Path:
@@ -212,6 +215,8 @@ class _Row:
 def _parse(path: Path, number: int, raw: bytes) -> dict:
     try:
         values = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys)
+        if b"\\ud" in raw.lower():  # half of a surrogate pair is no text: neither tokenizer nor Arrow takes it
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise RowError(path, number, None, _MISSING, f"expected one JSON object in UTF-8 per line ({error})") from error
     if not isinstance(values, dict):

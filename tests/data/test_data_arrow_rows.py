@@ -26,6 +26,12 @@ def test_both_forms_hold_what_the_reader_reads(folder, tmp_path, name):
     assert [str(tmp_path / "cache") in str(file["filename"]) for file in mapped.cache_files] == [True]
 
 
+def test_metadata_comes_back_as_it_was_written(folder, tmp_path):
+    change(folder, f"train/{SPATIAL_FILE}", 1, source={"scans": [1, None, "Möbel"]})
+    for rows in (mapped_rows(folder, SPATIAL_FILE, "train", tmp_path), streamed_rows(folder, SPATIAL_FILE, "train")):
+        assert example_of(next(iter(rows))).metadata == {"source": {"scans": [1, None, "Möbel"]}}
+
+
 def test_a_fraction_of_a_pixel_stays_one(folder, tmp_path):
     change(folder, f"train/{GROUNDING_FILE}", 2, answer=[{"bbox_2d": [1, 2.5, 3, 4], "label": "bowl"}])
     row = example_of(mapped_rows(folder, GROUNDING_FILE, "train", tmp_path)[1])

@@ -59,6 +59,13 @@ def test_spatial_rows(tmp_path):
     assert number.media == tuple(str(tmp_path / f"train/images/scene0000_00/{n}.jpg") for n in (0, 10))
 
 
+def test_a_character_beyond_two_bytes_may_be_escaped(tmp_path):
+    escaped = changed(CHOICE, question="Is the \U0001fa91 near?")
+    assert "\\ud83e\\ude91" in escaped
+    (row,) = read_rows(write(tmp_path, SPATIAL_FILE, escaped), SPATIAL_FILE, "train")
+    assert row.question == "Is the \U0001fa91 near?"
+
+
 def test_a_cold_start_row_and_one_path_as_text(tmp_path):
     (row,) = read_rows(write(tmp_path, COLDSTART_FILE, COLD), COLDSTART_FILE, "train")
     assert row.question_type == COLD_START and row.prompt_text == "Question: Is it? Think."
@@ -73,10 +80,11 @@ def test_pictures_unpacked_without_an_images_folder(tmp_path):
     assert row.media == (str(tmp_path / "train/scene0000_00/820.jpg"),)
 
 
-def test_unknown_keys_are_ignored_with_one_counted_warning(tmp_path):
+def test_unknown_keys_are_metadata_with_one_counted_warning(tmp_path):
     lines = [changed(CHOICE, question_id=i, accu_reward_method="exact") for i in range(3)] + [changed(CHOICE, extra=1)]
     with pytest.warns(UserWarning) as caught:
-        assert len(read_rows(write(tmp_path, SPATIAL_FILE, *lines), SPATIAL_FILE, "train")) == 4
+        rows = read_rows(write(tmp_path, SPATIAL_FILE, *lines), SPATIAL_FILE, "train")
+    assert [row.metadata for row in rows] == [{"accu_reward_method": "exact"}] * 3 + [{"extra": 1}]
     assert len(caught) == 1 and "accu_reward_method (3), extra (1)" in str(caught[0].message)
 
 
@@ -112,6 +120,7 @@ BAD = [
     (SPATIAL_FILE, "[1, 2]", None, "JSON object"),
     (SPATIAL_FILE, CHOICE[:-1] + ', "answer": "B"}', None, "the key 'answer' stands twice"),
     (SPATIAL_FILE, "[" * 100_000, None, "JSON object"),
+    (SPATIAL_FILE, changed(CHOICE, question="half a pair: \ud83e"), None, "surrogates not allowed"),
     (SPATIAL_FILE, changed(CHOICE, question_id=-(2**63) - 1), "question_id", "64-bit"),
 ]
 
