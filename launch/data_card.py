@@ -48,7 +48,6 @@ def write_card(folder: Path, out: Path, say: Say) -> Path:
     DataRefused for a folder that cannot be read, or one that cannot be written.
     """
     from data.card_pictures import contact_sheet
-    from models.inputs import MediaError
 
     read = read_folder(folder)
     say(f"{len(read.rows)} rows read; looking at the pictures and what text alone gives away")
@@ -60,8 +59,6 @@ def write_card(folder: Path, out: Path, say: Say) -> Path:
             contact_sheet(shown).save(out / SHEET, quality=85)
         write_text(out / NUMBERS, json.dumps(numbers, indent=1) + "\n")
         write_text(out / PAGE, "\n".join(page(numbers, shown)) + "\n")
-    except MediaError as error:
-        raise DataRefused(f"{error}; `ladder data check {folder}` lists everything") from None
     except OSError as error:
         raise DataRefused(f"the card cannot be written into {out} ({error}); give another folder with --out") from None
     return out / PAGE
@@ -155,7 +152,7 @@ def page(numbers: Mapping, shown: Sequence[Example]) -> Iterator[str]:
     splits = numbers["splits"]
     yield f"# {numbers['folder']}"
     yield f"\nSource: {numbers['source']}. Rows: {_counts(numbers['rows'])}."
-    yield "\n## Composition\n"
+    yield "\n## Composition\n\nBeside it the table of the paper, and what its authors released.\n"
     for head, names, rows in (
         (["category", *splits, "paper", "released"], ["category", *splits, "paper", "released"], numbers["categories"]),
         (["modality", "question type", *splits], ["data_type", "question_type", *splits], numbers["question_types"]),
