@@ -56,7 +56,8 @@ class TaskMaker:
         )
 
     def _task(self, example: Example, name: str, n: int, seed: int, sampling: SamplingConfig) -> PromptTask:
-        prompt = render(example, "think", self._config.data.preset)
+        located = self._config.grpo.joined_boxes and example.boxes and not example.is_localization
+        prompt = render(example, "locate" if located else "think", self._config.data.preset)
         original = image_size(example.media[0])
         request = RolloutRequest(
             request_id=name,

@@ -74,7 +74,8 @@ def longest_silence(config: RewardConfig, group_size: int) -> float:
 def reward_row(prompt: Prompt, original_size: tuple[int, int], frame: tuple[int, int]) -> RewardRow:
     """The row as rewards see it; sizes are (width, height) of its first picture, in its file and in the model's frame."""
     example = prompt.example
-    boxes = in_frame(example.boxes, original_size, frame)  # of a question row, too: its prompt then asks for them
+    asked = example.is_localization or prompt.mode == "locate"
+    boxes = in_frame(example.boxes, original_size, frame) if asked else ()
     return RewardRow(
         example.id,
         example.question,

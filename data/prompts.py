@@ -10,8 +10,8 @@
   (localisation rows that think, an evaluation of stage 1) is worded like its neighbours.
 
 Modes: `ground` asks for boxes as JSON (stage 1), `direct` for the bare answer (stage 2), `think` for
-`<think>…</think><answer>…</answer>` (cold start, GRPO; on a localisation row the JSON stands inside `<answer>`, on a
-question row that has boxes, which stage 3 alone gives it and `paper` has no words for, at the beginning of `<think>`).
+`<think>…</think><answer>…</answer>` (cold start, GRPO; on a localisation row the JSON stands inside `<answer>`), `locate` for
+the same of a question row that has boxes (`data.joining`), which are to stand at the beginning of `<think>`; ours alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal, Sequence
 from data.coordinates import Size, as_text_target, in_frame
 from data.types import MULTIPLE_CHOICE_TYPES, Box, Example, Prompt
 
-Mode = Literal["ground", "direct", "think"]
+Mode = Literal["ground", "direct", "think", "locate"]
 Preset = Literal["ladder", "paper"]
 #: Who asks. Only `paper` makes a difference.
 Use = Literal["training", "evaluation"]
@@ -38,9 +38,11 @@ _LADDER_THINK = {
     "boxes": "Think between <think> and </think>, then give a JSON list of bbox_2d and label between <answer> and </answer>.",
 }
 
-#: Of a question row with boxes (`data.joining`): where things are is to be said before anything is concluded from it.
-_LADDER_THINK_BOXES = ("<think> and </think>,", "<think> and </think>, beginning with a JSON list of bbox_2d and label of the "
-                       "objects named,")
+#: Where things are is to be said before anything is concluded from it.
+_LADDER_LOCATE = {
+    kind: text.replace("</think>,", "</think>, beginning with a JSON list of bbox_2d and label of the objects named,")
+    for kind, text in _LADDER_THINK.items() if kind != "boxes"
+}
 
 _PAPER_SYSTEM_SFT = "You are a helpful assistant"
 _PAPER_GROUND = (
@@ -98,16 +100,14 @@ def user_text(example: Example, mode: Mode, preset: Preset = "ladder", use: Use 
     if bool(example.options) != (kind == "letter"):
         raise ValueError(f"row {example.id}: a {example.question_type!r} question with options {example.options!r}")
     options = "\n".join(example.options or ())
+    if mode == "locate" and (preset == "paper" or not example.boxes):
+        raise ValueError(f"row {example.id}: mode 'locate' needs a row with boxes and the preset 'ladder'")
     if preset == "paper":
-        if mode == "think" and example.boxes and kind != "boxes":
-            raise ValueError(f"row {example.id}: the preset 'paper' has no words that ask a question row for boxes")
         return _paper_text(example.question, options, mode, kind, use)
     question = f"Question: {example.question}\n" + (f"Options:\n{options}\n" if options else "")
     if mode == "ground":
         return question + _LADDER_GROUND
-    if mode == "think" and example.boxes and kind != "boxes":
-        return question + _LADDER_THINK[kind].replace(*_LADDER_THINK_BOXES)
-    return question + (_LADDER_DIRECT if mode == "direct" else _LADDER_THINK)[kind]
+    return question + {"direct": _LADDER_DIRECT, "think": _LADDER_THINK, "locate": _LADDER_LOCATE}[mode][kind]
 
 
 def _paper_text(question: str, options: str, mode: Mode, kind: Kind, use: Use) -> str:
@@ -130,7 +130,7 @@ def render(example: Example, mode: Mode, preset: Preset = "ladder", use: Use = "
     `original_size` (width, height) of the single image and `frame`, that of the model's boxes on it, are needed only for
     the target of a `ground` prompt; without them the target is None. ValueError as `user_text`.
     """
-    policy = mode == "think" and example.solution is None  # stage 3 has no target
+    policy = mode == "locate" or mode == "think" and example.solution is None  # stage 3 has no target
     supervised = use == "training" and not policy
     medium = [{"type": "video"}] if example.data_type == "video" else [{"type": "image"}] * len(example.media)
     content = [*medium, {"type": "text", "text": user_text(example, mode, preset, use)}]
@@ -146,6 +146,6 @@ def render(example: Example, mode: Mode, preset: Preset = "ladder", use: Use = "
         target = example.answer
     elif mode == "think":
         target = example.solution
-    elif original_size is not None and frame is not None:
+    elif mode == "ground" and original_size is not None and frame is not None:
         target = boxes_json(example.boxes, original_size, frame, preset)
     return Prompt(example, mode, messages, target)

@@ -75,6 +75,6 @@ class Prompt:
     """
 
     example: Example
-    mode: Literal["ground", "direct", "think"]
+    mode: Literal["ground", "direct", "think", "locate"]
     messages: tuple[dict, ...]
     target: str | None = None

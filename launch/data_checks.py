@@ -210,6 +210,7 @@ def length_problems(config: RunConfig, train: Split, heldout: Split, processor) 
     if "grpo" in config.stages:
         answer = ("grpo.sampling.max_new_tokens", config.grpo.sampling.max_new_tokens)
         asked.append((_policy_rows(config, train), "think", "training", *answer))
+        asked.append((_located_rows(config, train), "locate", "training", *answer))
     for rows, mode, use, key, new in asked:
         try:
             tokens, row = longest_prompt(processor, rows, mode, config.data.preset, use)
@@ -227,14 +228,18 @@ def length_problems(config: RunConfig, train: Split, heldout: Split, processor) 
 
 def _policy_rows(config: RunConfig, train: Split) -> tuple[Example, ...]:
     """Training rows that GRPO may draw."""
-    from data.joining import join_boxes
-
     share = config.grpo.localization_share
     boxes = train.grounding if share > 0 or not train.spatial else ()
     others = train.spatial if share < 1 or not train.grounding else ()
-    if config.grpo.joined_boxes:
-        others = join_boxes(others, train.grounding).rows
     return boxes + others
+
+
+def _located_rows(config: RunConfig, train: Split) -> tuple[Example, ...]:
+    """Those of them that GRPO asks for boxes beside the answer."""
+    from data.joining import join_boxes
+
+    questions = join_boxes(train.spatial, train.grounding).rows if config.grpo.joined_boxes else ()
+    return tuple(row for row in questions if row.boxes)
 
 
 def _processor(config: RunConfig):

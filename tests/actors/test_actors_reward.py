@@ -189,8 +189,11 @@ def test_boxes_reach_the_reward_in_the_processed_frame_on_localisation_rows_only
     view = reward_row(Prompt(located, "think", ()), (100, 80), (56, 84))
     assert view.target_boxes == (("chair", pytest.approx((5.6, 21.0, 28.0, 42.0))),)
     assert view.processed_size == (56, 84) and row().target_boxes == ()
-    question = reward_row(Prompt(replace(ROW, boxes=located.boxes), "think", ()), (100, 80), (56, 84))
-    assert question.target_boxes == view.target_boxes and (question.answer, question.question_type) == ("B", "relative distance")
+    joined = replace(ROW, boxes=located.boxes)
+    question = reward_row(Prompt(joined, "locate", ()), (100, 80), (56, 84))
+    assert (question.answer, question.question_type) == ("B", "relative distance")
+    assert question.target_boxes == view.target_boxes
+    assert reward_row(Prompt(joined, "think", ()), (100, 80), (56, 84)).target_boxes == ()  # they were not asked for
 
 
 def test_a_group_may_be_silent_while_every_call_takes_its_time() -> None:

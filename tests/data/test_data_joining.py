@@ -51,15 +51,17 @@ def test_questions_are_compared_without_case_and_spacing():
     assert normalized_question("  Is\tit A\n?") == "is it a ?" != normalized_question("isit a ?")
 
 
-def test_a_joined_question_stays_a_question_that_asks_for_boxes_too():
+def test_a_joined_question_stays_a_question_that_may_be_asked_for_boxes_too():
     row = asked("How long is the chair?")
     joined = replace(row, boxes=(CHAIR,))
     assert not joined.is_localization and render(joined, "direct").target == "3"
-    assert user_text(joined, "direct") == user_text(row, "direct")
+    assert all(user_text(joined, mode) == user_text(row, mode) for mode in ("direct", "think"))
     tags = "Think between <think> and </think>", "then give a number between <answer> and </answer>."
-    assert user_text(row, "think").endswith(f"?\n{tags[0]}, {tags[1]}")
     asks = "beginning with a JSON list of bbox_2d and label of the objects named"
-    assert user_text(joined, "think").endswith(f"?\n{tags[0]}, {asks}, {tags[1]}")
-    with pytest.raises(ValueError, match="'paper' has no words"):
-        user_text(joined, "think", "paper")
-    assert user_text(joined, "direct", "paper") == user_text(row, "direct", "paper")
+    assert user_text(joined, "think").endswith(f"?\n{tags[0]}, {tags[1]}")
+    assert user_text(joined, "locate").endswith(f"?\n{tags[0]}, {asks}, {tags[1]}")
+    prompt = render(joined, "locate", original_size=(9, 9), frame=(9, 9))
+    assert (prompt.mode, prompt.target) == ("locate", None) and len(prompt.messages) == 2
+    for own, preset in ((row, "ladder"), (joined, "paper"), (located("Where?", CHAIR), "ladder")):
+        with pytest.raises(ValueError, match="mode 'locate'"):
+            user_text(own, "locate", preset)
