@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scene_cases import chosen, seen_whole, thing
 from scene_oracle import NONE, Ambiguous, Tolerance, answer, mentioned, shifted
 
 from configs.schema import ConstructionConfig, RoomsConfig
 from data.questions import SINGLE_IMAGE_TYPES, single_image_questions, single_image_rows
 from data.records import frame_records, unrecorded
-from data.scene_questions import (
-    MULTI_VIEW_TYPES, VIDEO_TYPES, SceneView, floor, multi_view_rows, scene_questions, video_rows,
-)
-from data.scenes.rooms import look, make_room
-from data.scenes.types import Camera, Frame, Scene, SceneObject, Solid
-from data.templates import option_text
+from data.scene_questions import MULTI_VIEW_TYPES, VIDEO_TYPES, multi_view_rows, scene_questions, video_rows
+from data.scenes.rooms import make_room
+from data.scenes.types import Camera, Frame, Scene
+from data.scenes.walk import look
 from data.types import NUMERIC_TYPES
 
 CONFIG = ConstructionConfig()
@@ -31,13 +30,6 @@ ROOMS = RoomsConfig(image_size=84)
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def chosen(question):
-    """The text of the right answer: the option without its letter, or the number."""
-    if question.options is None:
-        return question.answer
-    return {option[0]: option_text(option) for option in question.options}[question.answer]
 
 
 # Rooms ------------------------------------------------------------------------------------------------------------
@@ -108,13 +100,6 @@ metres = st.floats(-3, 3).map(lambda value: round(value, 3))
 sizes = st.floats(0.1, 1.5).map(lambda value: round(value, 3))
 
 
-def thing(identity, label, center, dimensions, yaw):
-    c, s = float(np.cos(yaw)), float(np.sin(yaw))
-    axes = ((c, s, 0.0), (-s, c, 0.0), (0.0, 0.0, 1.0))
-    solid = Solid("box", center, tuple(d / 2 for d in dimensions), (0.5, 0.5, 0.5), axes)
-    return SceneObject(identity, label, center, dimensions, (solid,), axes)
-
-
 @st.composite
 def scenes(draw):
     """Turned boxes around the origin, at times two of a kind, and one camera beside them."""
@@ -125,12 +110,6 @@ def scenes(draw):
     pose = look(np.array([0.3, -5.0, 1.5]), np.pi / 2 + draw(st.floats(-0.2, 0.2)), -0.2)
     camera = Camera(np.array([[120.0, 0, 100], [0, 120, 75], [0, 0, 1]]), pose, 200, 150)
     return Scene("drawn", objects, (Frame("f0", camera, "picture.jpg"),), ((-4.0, -6.0, 0.0), (4.0, 4.0, 2.5)))
-
-
-def seen_whole(scene):
-    """All of the scene, as if one picture showed every thing clearly."""
-    objects = tuple(sorted(scene.objects, key=lambda o: o.id))
-    return SceneView(objects, ("f0",), {o.id: 1 for o in objects}, {o.id: 1 for o in objects}, {}, floor(scene))
 
 
 SCENE_KINDS = tuple(kind for kind in VIDEO_TYPES if kind != "appearance order")
