@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from configs.schema import ConstructionConfig, RoomsConfig
 from data.records import clipped_hull, frame_records, project_box, unrecorded
+from data.scenes.depth import write_depth
 from data.scenes.furniture import place
 from data.scenes.render import corners, render
 from data.scenes.rooms import make_room
@@ -116,6 +118,83 @@ def test_boxes_of_real_scenes_do_not_hide_what_stands_in_them():
     assert [r.object_id for r in records([table, sofa], image=None)] == [1]
 
 
+def turned(item, yaw, about):
+    """The box turned about one of its own axes; row i of `axes` is the direction of dimension i."""
+    axes = tuple(map(tuple, Rotation.from_rotvec(yaw * np.eye(3)[about]).as_matrix().T.tolist()))
+    return replace(item, axes=axes, solids=tuple(replace(solid, axes=axes) for solid in item.solids))
+
+
+@SOURCES
+def test_a_turned_box_shows_its_edge(image):
+    (record,) = records([turned(box(0, (0, 0, 3), (1, 0.4, 1)), np.pi / 4, 1)], image=image)
+    reach, near = np.sqrt(0.5), 3 - np.sqrt(0.5)  # its edges left and right lie at its middle, one points at the camera
+    wide, high = 100 * reach / 3, 100 * 0.2 / near
+    np.testing.assert_allclose(record.box2d, (50 - wide, 40 - high, 50 + wide, 40 + high), atol=1e-9 if image else 1)
+    assert record.axes == record.box3d.axes and record.axes[0] == pytest.approx((reach, 0, -reach))
+    assert record.dimensions == (1, 0.4, 1) and record.visibility == 1
+
+
+def test_turned_boxes_hide_where_they_stand():
+    """A wall that is turned edge on hides next to nothing; not turned, the middle half of what is behind it."""
+    target, wall = box(0, (0, 0, 4), (4, 0.4, 0.2)), box(1, (0, 0, 2), (1, 2, 0.02))
+    edge_on = turned(wall, np.pi / 2, 1)
+    hidden, free = (records([target, other], image="picture.jpg")[0].visibility for other in (wall, edge_on))
+    assert hidden == pytest.approx(0.5, abs=0.03) and free > 0.95
+
+
+def test_around_a_turned_box():
+    """The camera stands beside a plank that is turned away from it: inside its upright hull, not inside the plank."""
+    plank = box(0, (1.0, 0, 1.0), (4, 0.4, 0.2))
+    assert records([box(0, (1.0, 0, 1.0), (4, 0.4, 2.4))], image="picture.jpg") == []
+    assert len(records([turned(plank, np.pi / 4, 1)], image="picture.jpg")) == 1
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Records and what may show without one, given depth (40, 50) in metres behind a picture of 100 x 80 pixels."""
+    def measure(objects, depth, **settings):
+        write_depth(tmp_path / "depth.png", np.broadcast_to(depth, (40, 50)))
+        frame = Frame("000", WORLD, "picture.jpg", str(tmp_path / "depth.png"))
+        scene = Scene("scene", tuple(objects), (frame,))
+        config = ConstructionConfig(**settings)
+        found = frame_records(scene, frame, config)
+        return {r.object_id: r.visibility for r in found}, [o.id for o in unrecorded(scene, frame, found, config)]
+    return measure
+
+
+TARGET = box(0, (0, 0, 2.1), (1, 0.8, 0.2))  # from 2.0 to 2.2 m: picture pixels 25 to 75, depth pixels 12.5 to 37.5
+LEFT = np.arange(50) < 25
+
+
+def test_measured_depth_says_what_covers_an_object(measured):
+    assert measured([TARGET], 2.1) == ({0: 1.0}, [])
+    assert measured([TARGET], np.where(LEFT, 1.0, 2.1)) == ({0: 0.5}, [])  # something without a box stands before it
+    assert measured([TARGET], 1.0) == ({}, [])  # wholly covered: it does not show, for certain
+    assert measured([TARGET], np.where(LEFT, 2.0 - 0.09, 2.2 + 0.09)) == ({0: 1.0}, [])  # within the tolerance
+    assert measured([TARGET], np.where(LEFT, 2.0 - 0.11, 2.1)) == ({0: 0.5}, [])
+    assert measured([TARGET], np.where(LEFT, 2.0 - 0.11, 2.1), depth_tolerance=0.2) == ({0: 1.0}, [])
+    wall = box(1, (0.5, 0, 1.1), (1, 2, 0.2))  # its box would hide the right half, the depth knows better
+    assert measured([TARGET, wall], 2.1)[0][0] == 1.0
+
+
+def test_air_in_a_box_neither_covers_nor_shows(measured):
+    rows = np.arange(40)[:, None]
+    mixed = np.where(LEFT, np.where(rows < 20, 2.1, 5.0), 1.0)  # a quarter the object, a quarter air, a half covered
+    assert measured([TARGET], mixed)[0][0] == pytest.approx(1 / 3)
+    assert measured([TARGET], 5.0) == ({0: 1.0}, [])  # a glass table: the sensor sees what stands behind it
+    assert measured([TARGET], np.where(LEFT, 1.0, 5.0))[0][0] == pytest.approx(0.5)
+
+
+def test_where_too_little_is_measured_boxes_decide(measured):
+    wall = box(1, (0.5, 0, 1.1), (1, 2, 0.2))
+    assert measured([TARGET, wall], 0.0)[0][0] == pytest.approx(0.5)
+    some = np.where(np.arange(50) < 20, 2.1, 0.0)  # 7.5 of its 25 columns
+    assert measured([TARGET, wall], some)[0][0] == pytest.approx(0.5)
+    assert measured([TARGET, wall], some, min_measured=0.2)[0][0] == 1.0
+    whole = box(1, (0, 0, 1.1), (2, 2, 0.2))
+    assert measured([TARGET, whole], 0.0) == ({1: 1.0}, [0])  # hidden by a box only: it may show
+
+
 def test_large_real_pictures_are_measured_at_reduced_size():
     camera = Camera(np.diag([13.0, 13.0, 1.0]) @ K, np.eye(4), 1300, 1040)
     target, wall = box(0, (0, 0, 2.1), (1, 0.8, 0.2)), box(1, (0.5, 0, 1.1), (1, 2, 0.2))
@@ -154,16 +233,17 @@ metres = st.floats(-2, 2, allow_nan=False)
 
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(metres, metres, st.floats(-0.5, 3)), st.tuples(*[st.floats(0.2, 2)] * 3), st.floats(-3, 3),
-       st.floats(-0.6, 0.3))
-def test_the_hull_agrees_with_dense_points_of_the_surface(center, dimensions, yaw, pitch):
+       st.floats(-0.6, 0.3), st.sampled_from([0.0, 0.4, -1.9]), st.integers(0, 2))
+def test_the_hull_agrees_with_dense_points_of_the_surface(center, dimensions, yaw, pitch, turn, about):
     camera = Camera(K, look(np.array([0.1, -0.2, 1.4]), yaw, pitch), 100, 80)
-    item = box(0, center, dimensions)
-    if (np.abs(camera.camera_to_world[:3, 3] - center) <= np.array(dimensions) / 2 + NEAR).all():
+    item = turned(box(0, center, dimensions), turn, about)
+    offset = np.array(item.axes) @ (camera.camera_to_world[:3, 3] - center)
+    if (np.abs(offset) <= np.array(dimensions) / 2 + NEAR).all():
         return
     line = np.linspace(-0.5, 0.5, 161)
     a, b = (g.ravel() for g in np.meshgrid(line, line))
     faces = [np.insert(np.stack([a, b], 1), axis, side, axis=1) for axis in range(3) for side in (-0.5, 0.5)]
-    points = np.concatenate(faces) * dimensions + center
+    points = (np.concatenate(faces) * dimensions) @ np.array(item.axes) + center
     local = (points - camera.camera_to_world[:3, 3]) @ camera.camera_to_world[:3, :3]
     pixels = (local[local[:, 2] >= NEAR] @ K.T)
     pixels = pixels[:, :2] / pixels[:, 2:]

@@ -44,7 +44,8 @@ def scenes(annotations):
         for label, boxes in sorted(entry["object_bbox"].items()):
             for box in boxes:
                 axes = tuple(map(tuple, np.array(box["normalizedAxes"]).reshape(3, 3).tolist()))
-                objects.append(SceneObject(len(objects), label, tuple(box["centroid"]), tuple(box["axesLengths"]), axes=axes))
+                center, sizes = tuple(box["centroid"]), tuple(box["axesLengths"])
+                objects.append(SceneObject(len(objects), label, center, sizes, axes=axes))
         made[name] = Scene(name, tuple(objects), (), None, entry["room_size"])
     return made
 
