@@ -3,7 +3,8 @@
 What holds
     * `balance_letters` changes the order of options and what follows from it (the letter, the candidates named in the
       text, the order of the facts and boxes), never what is asked or which thing is the answer. A group is the questions
-      of one modality and type with the same number of options; in it, one letter is right at most once oftener than another.
+      of one modality and type with the same number of options; in it, one letter is right at most once oftener than another,
+      and so it is over all groups with that number of options.
     * Both functions see the order they are given, a seed, and nothing else. Give them the order of the final table, by
       scene and then as drawn: then neither the number of workers nor who finishes first changes anything.
     * Shares of letters alone do not keep a reader of texts from guessing: `choose_balanced` takes the answers
@@ -50,18 +51,24 @@ def choose_balanced(questions: Sequence[Question], quota: int) -> list[Question]
 
 
 def balance_letters(questions: Sequence[Question], seed: int) -> list[Question]:
-    """The same questions in the same order with every letter right equally often in each group, up to one question."""
+    """The same questions in the same order, every letter right equally often, up to one question, in each group and over
+    all groups with as many options."""
     groups: dict[tuple, list[int]] = {}
     for index, question in enumerate(questions):
         if question.options is not None:
             groups.setdefault((question.data_type, question.question_type, len(question.options)), []).append(index)
     result = list(questions)
+    used: dict[int, np.ndarray] = {}
     for number, group in enumerate(sorted(groups)):
         rng, count = np.random.default_rng([seed, number]), group[2]
+        total = used.setdefault(count, np.zeros(count, int))
         for start in range(0, len(groups[group]), count):
             places = rng.permutation(count)
-            for index, place in zip(groups[group][start: start + count], places):
+            places = places[np.argsort(total[places], kind="stable")]  # what is left over goes where least has gone
+            block = groups[group][start: start + count]
+            for index, place in zip(block, rng.permutation(places[:len(block)])):
                 result[index] = with_answer_at(questions[index], int(place), rng)
+                total[place] += 1
     return result
 
 

@@ -58,7 +58,8 @@ def _single(scene, question, label):
     things = [o for o in scene.objects if fits(label, o.label)]
     if question.data_type == "single_image" and len(things) > 1:
         frame = next(f for f in scene.frames if f.name == question.frames[0])
-        things = [o for o in things if o.id in _shown(scene, frame)]
+        shown = _shown(scene, frame)
+        things = [o for o in things if o.id in shown]
     if len(things) != 1:
         raise Ambiguous(f"{label!r} fits {len(things)} things")
     return things[0]

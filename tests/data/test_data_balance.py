@@ -70,9 +70,11 @@ def test_letters_of_a_group_differ_by_at_most_one_and_the_questions_stay_what_th
         assert right(a) == right(b) and sorted(map(option_text, a.options)) == sorted(map(option_text, b.options))
         assert [option[:3] for option in b.options] == [f"{letter}. " for letter in "ABCD"[:len(b.options)]]
         counts.setdefault((b.data_type, b.question_type, len(b.options)), Counter())[b.answer] += 1
-    for (_, _, options), letters in counts.items():
-        shares = [letters[letter] for letter in "ABCD"[:options]]
-        assert max(shares) - min(shares) <= 1
+    for options in (2, 4):
+        groups = [letters for (_, _, count), letters in counts.items() if count == options]
+        for letters in (*groups, sum(groups, Counter())):
+            shares = [letters[letter] for letter in "ABCD"[:options]]
+            assert max(shares) - min(shares) <= 1
 
 
 def test_all_a_becomes_uniform():
