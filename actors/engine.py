@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 #: Our weight-transfer backend, and the mix-in of vLLM's worker class whose module registers it in the engine process.
-WEIGHT_BACKEND = "shm"
+WEIGHT_BACKEND = "version"
 WORKER_EXTENSION = "actors.weight_transfer.LadderWorkerExtension"
 #: Most images of one prompt, and most videos (SPATIALLADDER: eight views, one video).
 MEDIA_LIMIT = {"image": 16, "video": 1}
@@ -51,6 +51,11 @@ def prepare_environment(config: RolloutConfig, environment: MutableMapping[str, 
     )
 
 
+def engine_ranks(config: RolloutConfig) -> int:
+    """Processes among which an engine divides its model: one for each GPU."""
+    return max(1, int(config.num_gpus))
+
+
 def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: int) -> dict:
     """Keyword arguments of vLLM's AsyncEngineArgs."""
     from vllm.config import WeightTransferConfig
@@ -73,7 +78,7 @@ def engine_arguments(model_path: str, config: RolloutConfig, dtype: str, seed: i
     if config.num_gpus:
         arguments.update(
             gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=max(1, int(config.num_gpus)),
+            tensor_parallel_size=engine_ranks(config),
         )
         if config.num_gpus >= 2:
             # In a placement group vLLM would by itself take Ray to place its ranks, and wait for room that its actor holds.

@@ -10,7 +10,7 @@ What holds
       these weights drew; tokens of older ones are in the importance ratios only.
     * The loss is a global sum over a global count, so it does not depend on ranks or passes.
     * `step`, `penalties`, `logprobs`, `publish`, `save`, `load` and `export` are collective: call them on every rank, in
-      one order.
+      one order. What is said of groups is for rank 0 alone, in other threads, while any of these runs (`weight_groups`).
 
 A plain class: `ray.remote` wraps it at the edge.
 """
@@ -30,6 +30,7 @@ from actors.batching import TrainBatch, TrainGroup
 from actors.file_parts import this_node
 from actors.learner_pass import LearnerPass, pack_pass
 from actors.reference import Forward, OwnReference, PolicyWithoutAdapters, Reference
+from actors.weight_groups import GroupSender, Meeting
 from actors.weights import WeightStore, WeightVersion, shared_memory_folder
 from configs.schema import RunConfig
 from data.types import Prompt
@@ -64,6 +65,7 @@ class Learner:
         self._rank, self._ranks, self._steps = rank, ranks, steps
         self._device = torch.device("cuda:0" if config.learner.num_gpus else "cpu")
         self._store: WeightStore | None = None
+        self._groups: GroupSender | None = None
         self._pictures_read = self._pictures_seen = 0  # since the last step's report
         grpo = config.grpo
         self._loss_settings = LossSettings(
@@ -75,9 +77,7 @@ class Learner:
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this machine and a port that is free now. Ask rank 0."""
-        from ray.util import get_node_ip_address
-
-        return get_node_ip_address() if self._ranks > 1 else "127.0.0.1", free_port()
+        return _this_machine() if self._ranks > 1 else "127.0.0.1", free_port()
 
     def start(self, address: str, port: int, checkpoint: str | None = None) -> dict[str, Any]:
         """Load policy, reference and optimizer, join the other ranks, restore `checkpoint` (a folder `save` wrote).
@@ -114,6 +114,8 @@ class Learner:
         if self._rank == 0:
             folder, tied = shared_memory_folder(self._stage_folder), self._model.config.tie_word_embeddings
             self._store = WeightStore(folder, tied, this_node())
+            if self._config.rollout.transport == "collective":
+                self._groups = GroupSender(_this_machine(), self._device)
         return {"pid": os.getpid(), "parameters": parameters}
 
     def _freeze(self) -> None:
@@ -289,6 +291,21 @@ class Learner:
         """Those of the plain model on rank 0, none on the others."""
         return merged(self._engine.state_dict(), self._config.model.lora)
 
+    def open_group(self, worker: str, ranks: int, gpu: bool, silence: float) -> Meeting:
+        """Where the worker's engine will be sent versions; see `GroupSender.open`. Ask rank 0, when it has started."""
+        assert self._groups is not None
+        return self._groups.open(worker, ranks, gpu, silence)
+
+    def send_version(self, worker: str, version: WeightVersion) -> None:
+        """Send a version that is published; raises as `GroupSender.send`."""
+        assert self._groups is not None
+        self._groups.send(worker, version)
+
+    def close_group(self, worker: str) -> None:
+        """The worker is no more."""
+        if self._groups is not None:
+            self._groups.close(worker)
+
     def release_all_but(self, numbers: Collection[int]) -> None:
         """Unlink all other versions: no worker needs them."""
         if self._store is not None:
@@ -313,7 +330,16 @@ class Learner:
         """Remove the published weights and leave the other ranks."""
         if self._store is not None:
             self._store.close()
+        if self._groups is not None:
+            self._groups.close_all()
         leave_process_group()
+
+
+def _this_machine() -> str:
+    """Its address, as other nodes reach it."""
+    from ray.util import get_node_ip_address
+
+    return get_node_ip_address()
 
 
 def _pictures(prompt: Prompt) -> int:

@@ -22,10 +22,13 @@ from actors.deadlines import DEATHS, Calls
 from actors.fleet_status import FleetStatus, rank_names
 from actors.identities import Identities
 from actors.learner import Learner
+from actors.weight_groups import SENDER_THREADS, SENDERS, RaySource
 from configs.schema import LearnerConfig, RunConfig
 from data.types import Prompt
 from models.heap import training_runtime
 
+#: Part of the silence allowed for a version, for which the ends of a group wait: the file can come after it.
+GROUP_PATIENCE = 0.25
 #: Seconds that Ray may need to find out that a rank is dead, after others have noticed.
 LOOK_SECONDS = 5.0
 
@@ -61,8 +64,10 @@ class Learners:
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus, "runtime_env": training_runtime(learner.num_gpus)}
         if self._room is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._room)
+        sends = self._config.rollout.transport == "collective"
+        actor = ray.remote(concurrency_groups={SENDERS: SENDER_THREADS})(Learner) if sends else ray.remote(Learner)
         ranks = [
-            ray.remote(Learner).options(**options).remote(self._config, model_folder, stage_folder, rank, learner.ranks, steps)
+            actor.options(**options).remote(self._config, model_folder, stage_folder, rank, learner.ranks, steps)
             for rank in range(learner.ranks)
         ]
         for name, rank in zip(rank_names(learner.ranks), ranks, strict=True):
@@ -109,6 +114,17 @@ class Learners:
     def publish(self, version: int) -> Calls:
         """The weights as `version`; of rank 0 the WeightVersion."""
         return self._call(lambda rank: rank.publish.remote(version), f"version {version} to be published", self._limits.weights)
+
+    def source(self) -> RaySource | None:
+        """Who sends published versions to workers; None where they read the files."""
+        if self._config.rollout.transport != "collective":
+            return None
+        return RaySource(self._ranks[0], self._limits.weights * GROUP_PATIENCE)
+
+    def forget(self, worker: str) -> None:
+        """The worker is no more: whatever is kept for it goes, sooner or later."""
+        if self.source() is not None:
+            self._ranks[0].close_group.options(concurrency_group=SENDERS).remote(worker)
 
     def logprobs(self, prompt: Prompt, expanded: Sequence[int], completions: Sequence[Sequence[int]]) -> Calls:
         """Of the completions' tokens under the current weights; see `Learner.logprobs`."""

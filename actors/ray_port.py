@@ -4,10 +4,10 @@
 
 What holds
     * Nothing blocks but `wait`. What a call returns, or fails with, becomes an event; the errors of Ray and vLLM end here.
-    * A version is brought to a worker by its file, whose checksums the engine compares, then its canary must agree with the
-      learner. The learner is asked once for each version, about the tokens of the first worker, before it goes on learning;
-      others, which draw the same tokens with the same seed, are compared with that answer as far as theirs are the same
-      (rounding may part two engines). So a joiner never waits for the learner.
+    * A version is brought to a worker by its file, or sent by the learner (`rollout.transport`); the engine compares its
+      checksums, then its canary must agree with the learner. The learner is asked once for each version, about the tokens of
+      the first worker, before it goes on learning; others, which draw the same tokens with the same seed, are compared with
+      that answer as far as theirs are the same (rounding may part two engines). So a joiner never waits for the learner.
     * A version's file stays while a worker is being brought to it, and until a newer one is published: a joiner can always
       load what it was told to.
     * Each worker is an actor of its own in a room of its own (`actors.worker_rooms`): adding one never touches the others,
@@ -28,7 +28,7 @@ from actors.deadlines import DEATHS, Calls
 from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.learners import Learners
-from actors.rollout import RolloutWorker, WorkerDead, WorkerHealth, WorkerState
+from actors.rollout import RolloutWorker, Taken, WorkerDead, WorkerHealth, WorkerState
 from actors.rollouts import POLL_SECONDS, Answered, Event, Failed, Heard, Lost, Placed, Proved, Refused, Scored, Started, Unproved
 from actors.scorers import Scorers
 from actors.types import Completion, Generation, PromptTask
@@ -63,7 +63,7 @@ class RayPort:
         say: Callable[[str], None],
     ) -> None:
         self._config, self._model_folder, self._learners, self._canary = config, model_folder, learners, canary
-        self._identities = identities
+        self._identities, self._say = identities, say
         self._workers: dict[str, Any] = {}
         self._refs: dict[ray.ObjectRef, Handler] = {}
         self._work: set[ray.ObjectRef] = set()  # of them generations, and versions on their way
@@ -115,7 +115,9 @@ class RayPort:
         actor, version = self._workers[worker], self._version
         assert version is not None  # the fleet is told of a version after it was offered
 
-        def loaded(_: float) -> Iterable[Event]:
+        def loaded(taken: Taken) -> Iterable[Event]:
+            if taken.remark is not None:
+                self._say(f"grpo: rollout worker {worker} read version {version.number} from its file: {taken.remark}")
             self._expect(actor.canary.remote(self._canary.request), worker, sampled, work=True)
             return ()
 
@@ -123,7 +125,7 @@ class RayPort:
             return self._compare(worker, version, generation)
 
         self._bringing[worker] = version.number
-        self._expect(actor.update_weights.remote(version), worker, loaded, work=True)
+        self._expect(actor.update_weights.remote(version, self._learners.source()), worker, loaded, work=True)
 
     def _compare(self, worker: str, version: WeightVersion, generation: Generation) -> Iterable[Event]:
         """The canary's log-probs against the learner's, which is asked about the first canary of a version."""
@@ -199,6 +201,7 @@ class RayPort:
     def end(self, worker: str, reason: str) -> None:
         actor = self._workers.pop(worker)
         self._identities.forget(worker)
+        self._learners.forget(worker)
         self._bringing.pop(worker, None)
         self._next_health.pop(worker, None)
         self._asked.pop(worker, None)

@@ -11,7 +11,8 @@ What holds
       first tokens again; their answers are handed out only after the proof. A completion says which of its tokens are of
       which version.
     * A version that was published on another machine is copied to this one first (`actors.weight_copies`); requests in
-      flight go on meanwhile.
+      flight go on meanwhile. From a learner that sends it comes over a group (`actors.weight_groups`); if it does not, from
+      its file all the same, while requests in flight stay frozen.
     * Caches that depend on weights (prefix, encoder, multimodal) are cleared as part of every update, which fails if one is
       not empty then. The canary alone could miss it: if other prompts have pushed its own out, it is computed afresh.
     * Log-probs are those the tokens were drawn from: after temperature and bans.
@@ -32,9 +33,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Sequence
 
-from actors.engine import Progress, build, prepare_environment
+from actors.engine import Progress, build, engine_ranks, prepare_environment
 from actors.types import Completion, Generation, RolloutRequest
 from actors.weight_copies import LocalCopies
+from actors.weight_groups import GroupError, GroupReceiver, Source
 from actors.weights import WeightVersion, WeightVersionError, check_complete, expected_shapes, this_memory
 from configs.schema import RolloutConfig
 from models.inputs import engine_media, load_images
@@ -81,6 +83,14 @@ class WorkerHealth:
     generated_tokens: int
 
 
+@dataclass(frozen=True)
+class Taken:
+    """How a version was taken: seconds, and why it did not come over a group although the learner would send it."""
+
+    seconds: float
+    remark: str | None = None
+
+
 class RolloutWorker:
     """See the module docstring. `version` counts published weight versions; the checkpoint itself is version 0."""
 
@@ -96,6 +106,7 @@ class RolloutWorker:
         self._engine = None
         self._progress = Progress()
         self._copies = LocalCopies(self._progress.moved)
+        self._group = GroupReceiver(worker_id, engine_ranks(config), config.num_gpus > 0)
         self._prompts = 0
         self._in_flight = 0
         self._canary_version: int | None = None
@@ -189,8 +200,10 @@ class RolloutWorker:
             )
         self._enter(WorkerState.SERVING)
 
-    async def update_weights(self, version: WeightVersion, trusted: bool = False) -> float:
-        """Take a published version; returns the seconds it took. The worker is then STALE until `prove`.
+    async def update_weights(
+        self, version: WeightVersion, source: Source | None = None, trusted: bool = False
+    ) -> Taken:
+        """Take a published version, sent by `source` if there is one. The worker is then STALE until `prove`.
 
         `trusted` serves it at once, checksums verified but without a canary: a checkpoint to evaluate has no learner
         to ask.
@@ -206,31 +219,44 @@ class RolloutWorker:
             self._canary_version = None
             try:
                 check_complete(version.manifest, self._expected)
-                async with self._here(version) as local:
-                    await self._transfer(local)
+                remark = await self._take(version, source)
             except Exception as error:  # the engine reports a worker's failure as a bare Exception
                 await self._end_frozen_requests()
                 refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
                 raise WeightVersionError(refusal) from error
             self.version = version.number
             self._enter(WorkerState.SERVING if trusted else WorkerState.STALE)
-            return time.monotonic() - started
+            return Taken(time.monotonic() - started, remark)
+
+    async def _take(self, version: WeightVersion, source: Source | None) -> str | None:
+        """Over the group, else from its file; returns why not over the group."""
+        remark = None
+        if self._group.wants(source):
+            try:
+                await self._group.take(version, lambda update: self._transfer(version.number, update))
+                return None
+            except GroupError as error:
+                remark = str(error)
+                self._progress.moved()
+        async with self._here(version) as local:
+            await self._transfer(version.number, local.wire())
+        return remark
 
     def _here(self, version: WeightVersion) -> AbstractAsyncContextManager[WeightVersion]:
         """The version with a path that can be read here."""
         transport = self.config.transport
-        copied = transport == "objects" or (transport == "auto" and version.memory != this_memory())
+        copied = transport == "objects" or (transport != "memory" and version.memory != this_memory())
         return self._copies.here(version) if copied else nullcontext(version)
 
-    async def _transfer(self, version: WeightVersion) -> None:
-        """vLLM's four phases, between two tokens of the requests in flight."""
+    async def _transfer(self, number: int, update: dict) -> None:
+        """vLLM's four phases, between two tokens of the requests in flight. `update`: of the backend's `VersionUpdate`."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._freeze()
         await self._require_empty_caches()
         await self._engine.start_weight_update()
-        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=version.wire()))
-        await self._engine.finish_weight_update(str(version.number))
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+        await self._engine.finish_weight_update(str(number))
         await self._engine.resume_generation()
 
     async def _freeze(self) -> None:

@@ -1,21 +1,24 @@
-"""The engine's end of the shared-memory transport: a weight-transfer backend for vLLM, named "shm".
+"""The engine's end of the weights' way: a weight-transfer backend for vLLM, which takes a version from its file or a group.
 
 This module is imported in the vLLM worker process, because `actors.engine` names its extension class; importing it
 registers the backend before vLLM builds its transfer engine. Nothing else imports it.
 
 What holds
-    * Every tensor is compared with the manifest before the model is touched, so a wrong file leaves the engine as it
-      was. The layerwise reload (the only way into CPU-packed and kernel-specific layers) is therefore opened at the
+    * Every tensor of a file is compared with the manifest before the model is touched, so a wrong file leaves the engine
+      as it was. The layerwise reload (the only way into CPU-packed and kernel-specific layers) is therefore opened at the
       first `receive_weights`, not at `start_weight_update`, and always closed again: one bracket per update.
-    * An update that does not fill every parameter of the engine's model raises. The engine is then half new: the
-      RolloutWorker does not serve again before a complete update.
+    * Of a group (`actors.weight_groups`) every tensor is compared before the model gets it, one after the other: a second
+      copy of all weights need not fit beside the engine.
+    * An update that breaks off, or does not fill every parameter of the engine's model, raises. The engine is then half
+      new: the RolloutWorker does not serve again before a complete update.
     * Tied heads need no special case here: a version always brings `lm_head.weight` (see `actors.weights`).
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
@@ -23,6 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.engine import WEIGHT_BACKEND
+from actors.weight_groups import Group, Meeting, receive
 from actors.weights import TensorSpec, WeightVersionError, read_verified
 
 # At every update it warns "Failed to load weights" of layers that have none in any checkpoint (rotary tables). Layers
@@ -31,46 +35,71 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 
 
 @dataclass
-class ShmInit(WeightTransferInitInfo):
-    """The transport needs no rendezvous."""
+class VersionInit(WeightTransferInitInfo):
+    """Nothing: a group is joined when the first version comes over it."""
 
 
 @dataclass
-class ShmUpdate(WeightTransferUpdateInfo):
-    """One complete version, as `WeightVersion.wire` makes it."""
+class VersionUpdate(WeightTransferUpdateInfo):
+    """One complete version: rows of its manifest as `WeightVersion.wire` makes them, and the path of its file, or the fields
+    of the `Meeting` of the group over which it comes."""
 
-    path: str
-    manifest: list[list] = field(default_factory=list)
+    manifest: list[list]
+    path: str | None = None
+    group: dict | None = None
 
 
-class ShmWeightTransferEngine(WeightTransferEngine[ShmInit, ShmUpdate]):
-    init_info_cls = ShmInit
-    update_info_cls = ShmUpdate
+class VersionTransferEngine(WeightTransferEngine[VersionInit, VersionUpdate]):
+    init_info_cls = VersionInit
+    update_info_cls = VersionUpdate
     supports_draft_weight_update = False
 
     _open = False
+    _group: Group | None = None
 
-    def init_transfer_engine(self, init_info: ShmInit) -> None:
+    def init_transfer_engine(self, init_info: VersionInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
         """Deferred to the first `receive_weights` (see the module docstring)."""
 
     @torch.no_grad()
-    def receive_weights(self, update_info: ShmUpdate) -> None:
+    def receive_weights(self, update_info: VersionUpdate) -> None:
         specs = [TensorSpec(name, dtype, tuple(shape), check) for name, dtype, shape, check in update_info.manifest]
-        tensors = read_verified(update_info.path, specs)
+        if update_info.group is None:
+            tensors = iter(read_verified(update_info.path, specs))
+        else:
+            self._join(Meeting(**update_info.group))
+            tensors = self._received(specs)
         needed = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         if not self._open:
             initialize_layerwise_reload(self.model)
             self._open = True
         try:
-            loaded = self.model.load_weights(iter(tensors))
+            loaded = self.model.load_weights(tensors)
             if unfilled := sorted(needed - loaded):
-                raise WeightVersionError(f"{update_info.path}: the engine's {unfilled[:5]} got no weights")
+                raise WeightVersionError(f"the engine's {unfilled[:5]} got no weights from {update_info.path or 'the group'}")
         except BaseException:
             self._close()
             raise
+
+    def _join(self, meeting: Meeting) -> None:
+        if self._group is None or self._group.meeting != meeting:
+            self._leave()
+            self._group = Group(meeting, 1 + self.parallel_config.rank)
+
+    def _received(self, specs: Sequence[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
+        assert self._group is not None
+        try:
+            yield from receive(self._group, specs, self.device)
+        except BaseException:  # also when the model does not want the rest
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
     def finish_weight_update(self) -> None:
         if not self._open:
@@ -82,10 +111,10 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInit, ShmUpdate]):
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
-        """Holds no resources."""
+        self._leave()
 
 
-WeightTransferEngineFactory.register_engine(WEIGHT_BACKEND, ShmWeightTransferEngine)
+WeightTransferEngineFactory.register_engine(WEIGHT_BACKEND, VersionTransferEngine)
 
 
 class LadderWorkerExtension:

@@ -255,8 +255,10 @@ class RolloutConfig(Section):
     max_num_seqs: int = Field(128, ge=1, description="Sequences an engine runs at once")
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Key-value cache of a CPU engine, bytes")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of its GPU an engine takes")
-    transport: Literal["auto", "memory", "objects"] = Field(
-        "auto", description="How weights come to a worker; auto: shared memory on the learner's machine, objects elsewhere"
+    transport: Literal["auto", "memory", "objects", "collective"] = Field(
+        "auto",
+        description="How weights come to a worker; auto: shared memory on the learner's machine, objects elsewhere; collective: "
+        "sent by the learner over a group of its own (NCCL between GPUs, not run yet; gloo), as auto where that fails",
     )
     canary_tolerance: float = Field(1e-3, gt=0, description="Largest log-prob gap, nats, of a proved weight version")
 

@@ -375,7 +375,8 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         ),
         reward=RewardConfig(custom=(f"{tmp_path / 'mine.py'}:high",)),
     )
-    mortal = {"rollout": config.rollout.model_copy(update={"workers": WorkerRange(max=1)}), "failures": FailureConfig(workers=0)}
+    single = {"workers": WorkerRange(max=1), "transport": "collective"}
+    mortal = {"rollout": config.rollout.model_copy(update=single), "failures": FailureConfig(workers=0)}
     alone = config.model_copy(update=mortal)
     faster = config.learner.model_copy(update={"optimizer": config.learner.optimizer.model_copy(update={"lr": 2e-3})})
     config = config.model_copy(update={"learner": faster})
@@ -392,6 +393,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
             train_policy(alone, rows, base, folder, first)
         interrupted = records()
         assert [record["step"] for record in interrupted] == [0, 1, 2] and first.left() == set()
+        assert not first.copies and not any("from its file" in line for line in first.lines)
         second = Reader(kill=False)
         with pytest.raises(CheckpointMismatch, match="2 steps of other settings:\n  learner.optimizer.lr: 0.001 -> 0.002\n"):
             train_policy(config, rows, base, folder, second)
