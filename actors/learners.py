@@ -19,10 +19,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.batching import TrainBatch, TrainGroup
 from actors.deadlines import DEATHS, Calls
+from actors.file_parts import remove_folder_on, this_node
 from actors.fleet_status import FleetStatus, rank_names
 from actors.identities import Identities
 from actors.learner import Learner
 from actors.weight_groups import SENDER_THREADS, SENDERS, RaySource
+from actors.weights import shared_memory_folder
 from configs.schema import LearnerConfig, RunConfig
 from data.types import Prompt
 from models.heap import training_runtime
@@ -57,6 +59,7 @@ class Learners:
         self._config, self._limits, self._status, self._identities = config, config.deadlines, status, identities
         self._arguments = (model_folder, stage_folder, steps)
         self._room = learner_room(config.learner)
+        self._publishers: set[str] = set()  # other nodes on which rank 0 has been
         self._ranks = self._made()
 
     def _made(self) -> list[Any]:
@@ -79,6 +82,10 @@ class Learners:
         """All ranks have started: note it."""
         for name in rank_names(len(self._ranks)):
             self._status.life("learner", name, "starting", "ready")
+        self._identities.look()
+        identity = self._identities.of("rank 0")
+        if identity is not None and identity.node not in (None, this_node()):
+            self._publishers.add(identity.node)
 
     def replace(self, lost: Sequence[str], reason: str) -> None:
         """The ranks of these names are lost, and with them the gang: end what is left of it and make another, to be started."""
@@ -177,8 +184,13 @@ class Learners:
             ray.kill(rank)
 
     def leave(self) -> None:
-        """Nobody comes after these ranks: end them and give the room back."""
+        """Nobody comes after these ranks: end them and give the room back. What they published goes, wherever it is; on this
+        node the run removes it."""
         self.kill()
+        folder = str(shared_memory_folder(self._arguments[1]))
+        removing = [remove_folder_on(node, folder) for node in self._publishers]
+        if removing:
+            ray.wait(removing, num_returns=len(removing), timeout=LOOK_SECONDS)
         if self._room is not None:
             remove_placement_group(self._room)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.file_parts import PART_BYTES, read_part, read_part_on, this_node
+from actors.file_parts import PART_BYTES, read_part, read_part_on, remove_folder_on, this_node
 from actors.weight_copies import LocalCopies
 from actors.weights import EMBEDDING, WeightStore, WeightVersion, WeightVersionError, read_verified, this_memory
 
@@ -172,5 +172,8 @@ def test_parts_of_a_file_come_through_ray_and_its_errors_say_what_to_do(tmp_path
         worker.close()
         assert [path.name for path in tmp_path.iterdir()] == ["ray"]
         assert len(asyncio.run(read_part_on(this_node(), version.path, 2 * PART_BYTES))) < PART_BYTES
+        ray.get(remove_folder_on(this_node(), str(tmp_path / "ray")))
+        ray.get(remove_folder_on(this_node(), str(tmp_path / "ray")))  # it is gone
+        assert list(tmp_path.iterdir()) == []
     finally:
         ray.shutdown()
