@@ -274,7 +274,8 @@ class GroupReceiver:
         except Exception as error:  # whatever the learner, Ray and the engine have raised
             self._meeting = None
             self._failures += 1
-            raise GroupError(f"version {version.number} did not come over a group: {_told(error)}") from error
+            more = "" if self._failures < TRIES else "; groups with this learner are not tried any more"
+            raise GroupError(f"version {version.number} did not come over a group: {_told(error)}{more}") from error
 
     async def _opened(self, source: Source) -> Meeting:
         try:

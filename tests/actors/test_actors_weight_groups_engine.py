@@ -99,10 +99,13 @@ class Bench:
     def sync(self, version: WeightVersion, source: Any) -> tuple[str | None, Generation]:
         """The worker takes the version and proves it. Returns its remark and the canary."""
         taken = ray.get(self.worker.update_weights.remote(version, source))
+        return taken.remark, self.prove()
+
+    def prove(self) -> Generation:
         canary, gap = self.canary()
         ray.get(self.worker.prove.remote(gap))
         assert gap < TOLERANCE
-        return taken.remark, canary
+        return canary
 
     def canary(self) -> tuple[Generation, float]:
         generation = ray.get(self.worker.canary.remote(self.task.request))
@@ -165,6 +168,17 @@ def test_an_engine_is_sent_what_two_ranks_have_learned(bench: Bench) -> None:
     assert gap > 10 * TOLERANCE, "the step must show, or the next version shows nothing"
     remark, canary = bench.sync(bench.publish(), source)  # over the same group
     assert remark is None and canary.version == bench.number == 2
+
+
+def test_the_learner_sends_while_it_is_busy(bench: Bench) -> None:
+    version = bench.publish()
+    busy, other = bench.learners._ranks
+    gathering = busy.publish.remote(version.number + 1)  # it waits for the other rank
+    taken = ray.get(bench.worker.update_weights.remote(version, bench.learners.source()))
+    assert taken.remark is None and not ray.wait([gathering], timeout=0)[0]
+    ray.get([gathering, other.publish.remote(version.number + 1)])
+    bench.number += 1
+    bench.prove()
 
 
 #: What happens on the way, and what the engine or the sender says of it.
