@@ -47,8 +47,9 @@ def _thumbnail(row: Example, number: int) -> Image.Image:
 
 def _with_boxes(picture: Image.Image, row: Example) -> Image.Image:
     scale = min(WIDTH / picture.width, HEIGHT / picture.height)
+    small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     tile = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
-    tile.paste(picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))), (0, 0))
+    tile.paste(small, (0, 0))
     draw = ImageDraw.Draw(tile)
     for box in row.boxes:
         x1, y1, x2, y2 = rescaled(box.bbox, picture.size, small.size)
