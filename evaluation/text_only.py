@@ -134,6 +134,10 @@ def _longest_option(_train: Sequence[Example]) -> Answerer:
     return lambda row: max(row.options or (), key=len)[0]
 
 
+def _shortest_option(_train: Sequence[Example]) -> Answerer:
+    return lambda row: min(row.options or (), key=len)[0]
+
+
 def _named_first(_train: Sequence[Example]) -> Answerer:
     """The option whose words come first in the question, in the question's order where an option lists several."""
     return lambda row: min(row.options or (), key=lambda option: _places(option, row.question))[0]
@@ -215,6 +219,7 @@ def _numbers(rows: Sequence[Example]) -> list[float]:
 CHOICE_ANSWERERS: Mapping[str, Fit] = {
     "most frequent letter": _most_frequent_letter,
     "longest option": _longest_option,
+    "shortest option": _shortest_option,
     "named first": _named_first,
     "named last": _named_last,
     "likeliest option": _likeliest_text,

@@ -25,6 +25,7 @@ TRAIN = [choice("B", "lamp", "sofa"), choice("A", "sofa", "bin"), choice("B", "l
 @pytest.mark.parametrize("name, answers", [
     ("most frequent letter", "BBB"),  # B three times, A twice
     ("longest option", "AAB"),  # of equally long ones the first
+    ("shortest option", "AAA"),
     ("named first", "BAA"),  # where none is named, the first
     ("named last", "AAA"),
     ("likeliest option", "BAA"),  # sofa 3 of 5, lamp 2 of 4: above and at chance, as what was never offered
