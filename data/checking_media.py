@@ -39,7 +39,8 @@ class MediaError(DataError):
 
     def __init__(self, problems: Sequence[MediaProblem], checked: int):
         self.problems = tuple(problems)
-        super().__init__(f"{len(self.problems)} of {checked} media cannot be used:\n{media_table(self.problems, SHOWN)}")
+        bad = len({problem.path for problem in problems})
+        super().__init__(f"{bad} of {checked} media cannot be used:\n{_table(self.problems)}")
 
 
 def check_media(examples: Iterable[Example]) -> int:
@@ -70,9 +71,9 @@ def media_problems(
     return sizes, problems
 
 
-def media_table(problems: Sequence[MediaProblem], limit: int) -> str:
-    """One line for each picture, at most `limit` (0: all): what is wrong, where, how many rows show it, and the first."""
-    kept = list(problems[:limit] if limit else problems)
+def _table(problems: Sequence[MediaProblem]) -> str:
+    """One line for each of the first `SHOWN`: what is wrong, where, how many rows show it, and the first of these."""
+    kept = problems[:SHOWN]
     lines = [("fault", "picture", "rows", "first row", "")]
     lines += [(p.fault, p.path, str(len(p.rows)), p.rows[0], p.detail) for p in kept]
     widths = [max(len(line[column]) for line in lines) for column in range(4)] + [0]

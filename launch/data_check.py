@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 
 from data.checking import Checked, Finding, check_folder
-from data.checking_media import media_table
 from data.reading import DataError
 from launch.progress import Say
 
@@ -49,7 +48,8 @@ def report(checked: Checked, limit: int) -> Iterator[str]:
     for split in checked.splits:
         counts = ", ".join(f"{count} in {name}" for name, count in split.counts.items())
         yield f"{split.folder}: {counts or 'no rows'}"
-    yield f"{len(checked.sizes)} pictures"
+    bad = len({problem.path for problem in checked.media})
+    yield f"{len(checked.sizes)} pictures" + (f", {bad} of them cannot be used" if bad else "")
     for name, joined in checked.joined().items():
         yield f"{name}: {joined}"
     for title, fault in (("fault", True), ("remark", False)):
@@ -57,9 +57,6 @@ def report(checked: Checked, limit: int) -> Iterator[str]:
         if chosen:
             yield f"\n{len(chosen)} {title}{'s' if len(chosen) > 1 else ''}:"
             yield from _listed(chosen, limit)
-    if checked.media:
-        yield f"\n{len(checked.media)} of {len(checked.sizes)} pictures cannot be used:"
-        yield media_table(checked.media, limit)
     yield "\ncorrect the faults before anything is trained on this or measured with it" if checked.faults else "\nno fault"
 
 

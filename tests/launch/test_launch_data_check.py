@@ -38,7 +38,9 @@ def test_faults_exit_1_and_are_listed_up_to_the_limit(folder, capsys):
     expected = "expected a decimal number for 'object count', such as 42 or 3.1; found 'two'\n"
     assert f"{spatial}, line 20, field 'answer': {expected}" in told
     assert "      -> correct the answer, or take the row out\n  and 10 more of this kind (--limit 0 tells all)" in told
-    assert "1 of 2 pictures cannot be used:" in told and "the file has 0 bytes" in told
+    assert "\n2 pictures, 1 of them cannot be used\n" in told
+    picture = folder / "heldout/images/heldout/f.png"
+    assert f"{picture}: empty, the file has 0 bytes (and 1 more rows)\n" in told
     assert main(["data", "check", str(folder), "--limit", "0"]) == 1
     assert capsys.readouterr().out.count("expected a decimal number") == 30
 
