@@ -5,7 +5,7 @@ What holds
       whole scene, not only in the pictures, unless the question is about a category, and then every instance of it
       must have been shown.
     * "First seen" is the picture that first shows an object clearly. Appearance order is asked only where the order by
-      the first faint glimpse (a quarter of the thresholds) is the same, and not of a category that may show before,
+      the first faint glimpse (`glimpse_share`) is the same, and not of a category that may show before,
       without a record (`data.records.unrecorded`).
     * Room size is asked only where the scene knows its room: the floor's area as the source has it, or the product of the
       room's sides.

@@ -45,7 +45,8 @@ def rows_of(scene, generator):
 
 @pytest.fixture(scope="module")
 def rooms():
-    made = [make_room(f"room{index}", ROOMS, rng([5, index])) for index in range(5)]
+    rich = ROOMS.model_copy(update={"style": "rich"})  # turned boxes, clutter on furniture, twice as many things
+    made = [make_room(f"room{index}", ROOMS if index < 3 else rich, rng([5, index])) for index in range(5)]
     return [(room, rows_of(room, rng([6, index]))) for index, room in enumerate(made)]
 
 
@@ -69,7 +70,7 @@ def test_generated_rows_are_unique_and_numbers_positive(rooms):
 def test_no_choice_changes_when_one_centre_moves(rooms):
     """Each thing that a question names, moved by epsilon along six directions: the oracle says the same."""
     moved = 0
-    for room, rows in rooms[:3]:
+    for room, rows in rooms[2:]:
         for q in [q for q in rows if q.question_type in ("relative distance", "relative direction")][:5]:
             for identity in mentioned(room, q):
                 for axis in np.concatenate([np.eye(3), -np.eye(3)]):
