@@ -218,10 +218,11 @@ def _endpoint(config: RunConfig, prompts: Mapping[str, Prompt]) -> Iterator[Writ
 @contextmanager
 def _engine(config: RunConfig, prompts: Mapping[str, Prompt], out: Path, say: Say) -> Iterator[Writer]:
     """Engines of `rollout` on the model of model.path, all drafts of a row in one request: its pictures are encoded once."""
-    from launch.evaluators import Evaluators
     from launch.run import connected
 
     with connected(config, say):
+        from launch.evaluators import Evaluators  # not before: it imports Ray, which reads the authentication mode then
+
         evaluators = Evaluators(config, out, say)
         try:
             with evaluators.serving(Path(config.model.path)) as workers:

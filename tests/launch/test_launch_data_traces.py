@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from trace_server import KEY, serving
 
-from configs.schema import RunConfig
+from actors.rollout import RolloutRequest
+from configs.schema import RunConfig, SamplingConfig
 from data.checking_media import check_media
 from data.prompts import render, user_text
 from data.reading import COLDSTART_FILE, FILES, load_split
@@ -202,6 +203,17 @@ def taught(folder, rows):
     return save_policy(model, base, folder / "taught")
 
 
+def _a_video_behind_the_text_reaches_the_engine_as_the_learner(worker, row, model):
+    """GRPO's prompt in the preset `paper`."""
+    import ray
+
+    processor, prompt = load_processor(model), render(row, "think", "paper")
+    assert [item["type"] for item in prompt.messages[1]["content"]] == ["text", "video"]
+    encoded = encode(processor, prompt.messages, load_images(row.media), True)
+    request = RolloutRequest("paper", encoded.prompt_ids, row.media, True, 1, 0, SamplingConfig(max_new_tokens=2))
+    assert ray.get(worker.generate.remote(request)).expanded_prompt_ids == encoded.input_ids
+
+
 @pytest.mark.engine
 def test_an_engine_writes_drafts_and_the_rewards_keep_what_is_right(data, tmp_path):
     import ray
@@ -214,7 +226,7 @@ def test_an_engine_writes_drafts_and_the_rewards_keep_what_is_right(data, tmp_pa
     config = RunConfig.model_validate({
         "stages": ["coldstart"], "model": {"path": str(model)}, "data": {"path": str(data)},
         "traces": {"localization_share": 0.0, "samples": 4, "words": [3, 20], "sampling": {"max_new_tokens": 48}},
-        "rollout": {"max_model_len": 256, "kv_cache_bytes": 32 << 20, "max_num_seqs": 8},
+        "rollout": {"max_model_len": 384, "kv_cache_bytes": 32 << 20, "max_num_seqs": 8},
     })
     out = tmp_path / "out"
     rows = [row for row in _checked_rows(config, out) if row.question_type == "object count"]
@@ -228,6 +240,7 @@ def test_an_engine_writes_drafts_and_the_rewards_keep_what_is_right(data, tmp_pa
             again = asyncio.run(writer.draw(rows[0].id, 2, 2))
             assert [own.text for own in again] == [own.text for own in drafts.of(rows[0].id)[2:]], "draft i has its own seed"
             assert asyncio.run(writer.pulse()) > 0
+            _a_video_behind_the_text_reaches_the_engine_as_the_learner(workers[0], rows[0], model)
             score = _score(config, load_processor(model))
             selection = selected(rows, drafts.of, score, config.traces)
             texts = {row.id: [own.text for own in drafts.of(row.id)] for row in rows}
