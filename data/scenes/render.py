@@ -157,25 +157,29 @@ def _rays(camera: Camera) -> np.ndarray:
 
 
 def _background(rays: np.ndarray, origin: np.ndarray, room, backdrop: Backdrop) -> np.ndarray:
-    """Colours (H, W, 3) of floor, walls and ceiling; of ground and sky when there is no room."""
+    """Picture (H, W, 3) of floor, walls and ceiling from inside; of ground and sky when there is no room."""
+    gain = backdrop.light.gain
     if room is None:
         shade = np.clip(0.75 + 0.25 * rays[2], 0.6, 1.0)[..., None]
-        return np.where((rays[2] < -0.02)[..., None], np.asarray(backdrop.floor) * shade, np.asarray(backdrop.wall) * shade)
+        ground, sky = np.asarray(backdrop.floor) * shade, np.asarray(backdrop.wall) * shade
+        return _bytes(np.where((rays[2] < -0.02)[..., None], ground, sky), gain)
     low, high = np.asarray(room[0], float) - origin, np.asarray(room[1], float) - origin
     positive = rays > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exits = np.where(positive, _along(high, rays), _along(low, rays)) / rays
-    exits = np.where(np.isfinite(exits), exits, np.inf)
-    axis = np.where((exits[0] <= exits[1]) & (exits[0] <= exits[2]), 0, np.where(exits[1] <= exits[2], 1, 2))
-    side = 2 * axis + np.where(axis == 0, positive[0], np.where(axis == 1, positive[1], positive[2]))
+    with np.errstate(divide="ignore"):
+        exits = np.abs(np.where(positive, _along(high, rays), _along(low, rays)) / rays)
+    ahead = positive.view(np.uint8)  # side: 2 * axis, one more where the ray runs upwards along it
+    side = np.where((exits[0] <= exits[1]) & (exits[0] <= exits[2]), ahead[0],
+                    np.where(exits[1] <= exits[2], ahead[1] + np.uint8(2), ahead[2] + np.uint8(4)))
     palette = np.array([np.asarray(backdrop.wall) * shade for shade in _WALL_SHADE] + [backdrop.floor, backdrop.ceiling])
+    if backdrop.wall_texture is None and backdrop.floor_texture is None:
+        return _bytes(palette, gain)[side]
     color = palette[side]
     for texture, where in ((backdrop.wall_texture, side < 4), (backdrop.floor_texture, side == 4)):
         if texture is not None:
             x, y, z = _along(origin, rays[:, where]) + exits[:, where].min(0) * rays[:, where]
             upright = side[where] < 4  # along a wall: its horizontal axis, then z; on the floor: x, then y
-            color[where] *= _pattern(texture, np.where(axis[where] == 0, y, x), np.where(upright, z, y))[:, None]
-    return color
+            color[where] *= _pattern(texture, np.where(side[where] < 2, y, x), np.where(upright, z, y))[:, None]
+    return _bytes(color, gain)
 
 
 def _pattern(texture: Texture, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -208,7 +212,7 @@ def render(objects: Sequence[SceneObject], camera: Camera, room=None, backdrop: 
     """Draw the solids of `objects` as `camera` sees them; `room` is the extent of `Scene.room` or None for open ground."""
     rays = _rays(camera)
     origin = camera.camera_to_world[:3, 3].astype(float)
-    rgb = _bytes(_background(rays, origin, room, backdrop), backdrop.light.gain)
+    rgb = _background(rays, origin, room, backdrop)
     depth = np.full(rays.shape[1:], np.inf)
     instance = np.full(rays.shape[1:], -1, np.int32)
     ambient = backdrop.light.ambient
@@ -220,15 +224,15 @@ def render(objects: Sequence[SceneObject], camera: Camera, room=None, backdrop: 
         u0, v0, u1, v1 = window
         start, seen, half = _own(solid, origin, rays[:, v0:v1, u0:u1])
         t = _HITS[solid.kind](start, seen, half)
-        nearer = t < depth[v0:v1, u0:u1]
-        t = t[nearer]
-        normal = _NORMALS[solid.kind](start, seen[:, nearer], half, t)
+        nearer = np.flatnonzero(t < depth[v0:v1, u0:u1])
+        t, pixels = t.reshape(-1)[nearer], (v0 + nearer // (u1 - u0)) * camera.width + u0 + nearer % (u1 - u0)
+        normal = _NORMALS[solid.kind](start, seen.reshape(3, -1)[:, nearer], half, t)
         if solid.axes != ALIGNED:
             normal = np.asarray(solid.axes, float).T @ normal
         shade = ambient + (1 - ambient) * np.clip(_dot(normal, light) * 0.75 + 0.25, 0, 1)
-        depth[v0:v1, u0:u1][nearer] = t
-        instance[v0:v1, u0:u1][nearer] = id
-        rgb[v0:v1, u0:u1][nearer] = _bytes(np.asarray(solid.color) * shade[:, None], backdrop.light.gain)
+        depth.reshape(-1)[pixels] = t
+        instance.reshape(-1)[pixels] = id
+        rgb.reshape(-1, 3)[pixels] = _bytes(np.asarray(solid.color) * shade[:, None], backdrop.light.gain)
     return Rendering(rgb, depth.astype(np.float32), instance)
 
 
