@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Sequence
 
 from configs.schema import DataConfig
 from data.build_folder import SCENES, finished_scenes, partial_folder
@@ -108,13 +109,13 @@ def _build_scenes(job: SceneJob, wanted: Sequence[str], finished: set[str], max_
     report = BuildProgress(len(wanted), len(wanted) - len(left), say)
     allowed = max(1, int(max_bad_share * len(wanted)))
     bad: dict[str, SceneOutcome] = {}
-    outcomes: Iterable[SceneOutcome] = run_on_ray(job, left, workers) if workers > 1 and left else run_here(job, left)
-    for outcome in outcomes:
-        report.scene(outcome)
-        if outcome.reason is not None:
-            bad[outcome.scene] = outcome
-            if len(bad) > allowed or len(bad) == len(wanted):
-                break
+    with closing(run_on_ray(job, left, workers) if workers > 1 and left else run_here(job, left)) as outcomes:
+        for outcome in outcomes:
+            report.scene(outcome)
+            if outcome.reason is not None:
+                bad[outcome.scene] = outcome
+                if len(bad) > allowed or len(bad) == len(wanted):
+                    break
     skipped = [bad[scene_id] for scene_id in wanted if scene_id in bad]
     report.end(skipped)
     if len(bad) > allowed or len(bad) == len(wanted):

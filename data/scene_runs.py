@@ -54,8 +54,8 @@ def _batches(job: SceneJob, scene_ids: Sequence[str], workers: int) -> Iterator[
     context.max_errored_blocks = -1
     with ray.data.DataContext.current(context):
         scenes = ray.data.from_items(list(scene_ids), override_num_blocks=-(-len(scene_ids) // each))
-        built = scenes.map_batches(partial(_build_batch, job), batch_size=None, num_cpus=1, concurrency=workers,
-                                   max_retries=0)
+        built = scenes.map_batches(partial(_build_batch, job), batch_size=None, num_cpus=1, max_retries=0,
+                                   compute=ray.data.TaskPoolStrategy(size=workers))
         for batch in built.iter_batches(batch_size=None, prefetch_batches=0):
             yield from (SceneOutcome(**json.loads(text)) for text in batch["outcome"])
 
