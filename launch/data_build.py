@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,14 +63,12 @@ def build_here(config: RunConfig, out: Path, workers: int | None, say: Progress)
     from launch.run import connected
     from launch.stages import build_data
 
-    if workers is None:
-        workers = (os.cpu_count() or 1) if scenes_to_build(config.data, config.seed) >= MANY_SCENES else 1
-    if workers == 1:
-        build_data(config, out, say)
+    if workers == 1 or (workers is None and scenes_to_build(config.data, config.seed) < MANY_SCENES):
+        build_data(config, out, say, 1)
         return
     with connected(config, say) as capacity:
-        if workers > capacity.cpus:
-            say(f"note: {workers} workers, but {capacity.owner} has {capacity.cpus:g} CPUs: one each at a time")
+        if workers is not None and workers > capacity.cpus:
+            say(f"note: {workers} workers are wanted, {capacity.owner} has {capacity.cpus:g} CPUs: no more run at a time")
         build_data(config, out, say, workers)
 
 
