@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, MutableMapping
 
+from actors.vllm_plugin import require_plugin
 from configs.schema import RolloutConfig
 
 if TYPE_CHECKING:
@@ -134,11 +135,12 @@ class Progress:
 def build(model_path: str, config: RolloutConfig, dtype: str, seed: int, progress: Progress) -> "AsyncLLM":
     """Start an engine on the model folder; blocks until its process has loaded the weights.
 
-    Call from a running event loop: the engine belongs to that loop and answers nowhere else.
+    Call from a running event loop: the engine belongs to that loop and answers nowhere else. Raises PluginMissing.
     """
     prepare_environment(config)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = AsyncEngineArgs(**engine_arguments(model_path, config, dtype, seed))
+    require_plugin()
     return AsyncLLM.from_engine_args(arguments, stat_loggers=[progress.logger_factory()])

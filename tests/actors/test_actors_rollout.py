@@ -346,6 +346,28 @@ def test_requests_in_flight_survive_an_update_and_say_which_tokens_are_of_which_
     assert both > 0
 
 
+def test_a_completion_that_began_late_survives_an_update_when_the_first_of_its_prompt_are_gone(serving):
+    """192 sequences in an engine that runs 128: the last ones found the prompt in the cache, which the update clears."""
+    worker, canary, request = serving.worker, serving.request("canary"), serving.request("late", n=192, tokens=40)
+    # The cache knows whole blocks of 128 tokens: one has to lie behind the picture.
+    request = replace(request, prompt_token_ids=request.prompt_token_ids + request.prompt_token_ids[-1:] * 160)
+
+    async def scenario():
+        start = worker.health().generated_tokens
+        task = asyncio.create_task(worker.generate(request))
+        while worker.health().generated_tokens < start + 128 * 40 + 200 and not task.done():
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        await worker.update_weights(serving.publish())
+        await worker.prove(serving.gap(await worker.canary(canary), canary))
+        return await task
+
+    generation = serving.run(scenario())
+    spans = [[version for _, version in generation.versions(member)] for member in range(192)]
+    old = worker.version - 1
+    assert spans[0] == [old] and [old, old + 1] in spans
+
+
 def test_a_canary_waits_for_none_of_the_prompts_that_wait_for_its_proof(serving):
     """192 sequences of 300 tokens in an engine that runs 128: behind them it would come after some 30,000 tokens."""
     worker, canary = serving.worker, serving.request("canary", tokens=8)
