@@ -208,6 +208,24 @@ def test_directions_near_a_border(degrees, asked_about):
             answer(scene, turn(LOOSE))
 
 
+def test_a_turn_among_near_things_is_not_asked():
+    """All 0.32 m apart, 11 degrees from a border: the margin is kept, yet a step of 5 cm by who stands there crosses it."""
+    away = np.radians(90 + 79)
+    places = {"sofa": (0.0, 0.0, 0.5), "lamp": (0.0, 0.32, 0.5), "bed": (0.32 * np.cos(away), 0.32 * np.sin(away), 0.5)}
+    objects = (thing(i, label, center, (0.1, 0.1, 0.1), 0.0) for i, (label, center) in enumerate(places.items()))
+    scene = Scene("near", tuple(objects), ())
+
+    def turns(config):
+        return [q for q in scene_questions("video", "relative direction", seen_whole(scene), config, rng())
+                if "by the sofa and facing the lamp" in q.question and len(q.options) == 4]
+
+    assert turns(CONFIG) == []
+    (question,) = turns(CONFIG.model_copy(update={"center_epsilon": 0.0}))
+    assert chosen(question) == answer(scene, question, NONE) == "front-left"
+    with pytest.raises(Ambiguous, match="a step aside changes it"):
+        answer(scene, question)
+
+
 def test_the_oracle_refuses_names_that_fit_two_things():
     places = {"table": (0, 0, 0.5), "coffee table": (3, 0, 0.5), "lamp": (0, 3, 0.5)}
     objects = (thing(i, label, center, (1, 1, 1), 0.0) for i, (label, center) in enumerate(places.items()))

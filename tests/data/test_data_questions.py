@@ -103,6 +103,9 @@ def test_margins_decide_what_is_asked():
     # Gaps between the two candidates: sofa 0.76, lamp 0.45, bed 1.21 m.
     for gap, count in ((0.4, 3), (0.5, 2), (1.0, 1), (1.3, 0)):
         assert len(ask("relative distance", config=CONFIG.model_copy(update={"min_distance_gap": gap}))) == count
+    # A centre that moves by 0.25 m can take 0.5 m off a lead; the lamp is 1 m nearer than the sofa, 1.2 m turn that round.
+    assert len(ask("relative distance", config=CONFIG.model_copy(update={"center_epsilon": 0.25}))) == 2
+    assert len(ask("relative direction", config=CONFIG.model_copy(update={"center_epsilon": 1.2}))) == 1
     touching = replace(BED, center=(-1.0, 4.45, 0.25))
     assert ask("absolute distance", [record(SOFA), record(touching)]) == []
 
@@ -194,6 +197,8 @@ def test_count_asks_only_for_categories_seen_completely():
     counts = {q.question: q.answer for q in ask_scene("object count", both)}
     assert counts == {"How many lamp(s) are in this room?": "2", "How many sofa(s) are in this room?": "1",
                       "How many bed(s) are in this room?": "1"}
+    several = CONFIG.model_copy(update={"min_count": 2})
+    assert [q.answer for q in ask_scene("object count", both, config=several)] == ["2"]
     unseen = view(SOFA, LAMP, BED, second)
     assert "How many lamp(s) are in this room?" not in {q.question for q in ask_scene("object count", unseen)}
 
