@@ -71,6 +71,11 @@ class Checkpoints:
                 broken += [folder] if (folder / STATE).is_file() else []
         return Found(None, {}, tuple(problems), tuple(broken))
 
+    def steps(self) -> int:
+        """Of the newest one that was finished, whether or not it is whole; 0 where there is none."""
+        finished = [own for own in self._newest_first() if (own / STATE).is_file()]
+        return int(finished[0].name.removeprefix("step-")) if finished else 0
+
     def set_aside(self, folder: Path) -> None:
         """It is not whole, and shall not be taken for a checkpoint later."""
         aside = folder.with_name(f"broken-{folder.name}")

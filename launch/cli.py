@@ -187,7 +187,12 @@ def _existing(named: str) -> RunFolder:
 
 
 def _scale(options: argparse.Namespace) -> int:
-    return scale(_existing(options.run), options.workers, lambda line: print(line, flush=True), wait=not options.no_wait)
+    folder = _existing(options.run)
+    try:
+        return scale(folder, options.workers, lambda line: print(line, flush=True), wait=not options.no_wait)
+    except KeyboardInterrupt:
+        print(f"ladder: not followed any more; what was asked of {folder.path} holds", file=sys.stderr)
+        return 130
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -58,11 +58,13 @@ class FleetView:
         return self.doing not in ("finished", "stopped") and self.age(now) <= OLD_SECONDS
 
     def told(self, now: float) -> str:
-        """Two lines of `ladder status`."""
-        doing = self.doing if self.running(now) or self.finished else "stopped"
+        """Of `ladder status`: a line, and one more of the workers while there are any."""
+        if not self.running(now):  # a trainer that was killed has left its workers in the file
+            doing = "finished" if self.finished else "stopped"
+            return f"    step {self.step} of {self.steps}, {doing} {self.age(now):.0f} s ago"
         version = "none" if self.version is None else self.version
         return (
-            f"    step {self.step} of {self.steps}, {doing}; weights of version {version}; as of {self.age(now):.0f} s ago\n"
+            f"    step {self.step} of {self.steps}, {self.doing}; weights of version {version}; as of {self.age(now):.0f} s ago\n"
             f"    {self.target} rollout worker(s) wanted: {by_state((own.name, own.state) for own in self.workers)}"
         )
 

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.cluster import ClusterError, LocalCluster, adopt_token
+from launch.interrupts import terminations_interrupt
 from launch.places import HOME_VARIABLE
 from launch.progress import Say
 
@@ -36,7 +35,7 @@ def submit_and_follow(arguments: Sequence[str], say: Say, address: str | None = 
     """
     adopt_token()
     address = address or os.environ.get("RAY_ADDRESS") or None
-    with _terminations_interrupt():
+    with terminations_interrupt():
         if address is not None:
             return _follow(address, ["python", "-m", "launch", *arguments], home_variable(own_cluster=False), say)
         cluster = LocalCluster(say)
@@ -106,15 +105,3 @@ def _final_status(client, job: str, limit: float = STOP_SECONDS):
     while not (status := client.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
         time.sleep(0.2)
     return status
-
-
-@contextmanager
-def _terminations_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal clean up like Ctrl-C does, unless they were ignored from the start (nohup)."""
-    heard = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is not signal.SIG_IGN]
-    before = {name: signal.signal(name, signal.default_int_handler) for name in heard}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

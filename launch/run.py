@@ -17,6 +17,7 @@ from pathlib import Path
 from configs.schema import RunConfig, StageName
 from launch import stages as rooms
 from launch.data_checks import check_rows
+from launch.interrupts import terminations_interrupt
 from launch.places import run_path, with_absolute_paths
 from launch.preflight import Capacity, check, hosting_nodes, local_capacity, remarks, room_remarks
 from launch.progress import Progress
@@ -25,6 +26,7 @@ from launch.summary import local_hardware, results_table, write_summary
 
 PROCESSOR_FILES = ("*processor_config.json",)
 MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json", *PROCESSOR_FILES, "chat_template.*")
+INTERRUPTED = "interrupted: ending what was started, which takes some seconds"
 DATA_FILES = ("*.jsonl", "manifest.json")
 
 
@@ -180,16 +182,18 @@ def connected(config: RunConfig, say: Progress) -> Iterator[Capacity]:
     import ray  # it reads the authentication mode when it is imported
 
     cluster = None if _address() else LocalCluster(say)
-    try:
-        address = cluster.start() if cluster else _address()
-        ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=True, logging_level="warning")
-        total = ray.cluster_resources()
-        nodes = hosting_nodes(config, ray.nodes())
-        yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), f"the cluster at {address}", nodes)
-    finally:
-        ray.shutdown()
-        if cluster:
-            cluster.stop()
+    with terminations_interrupt(INTERRUPTED):
+        try:
+            address = cluster.start() if cluster else _address()
+            ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=True, logging_level="warning")
+            total = ray.cluster_resources()
+            nodes = hosting_nodes(config, ray.nodes())
+            with terminations_interrupt(INTERRUPTED):  # once more: ray.init has taken SIGTERM for itself
+                yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), f"the cluster at {address}", nodes)
+        finally:
+            ray.shutdown()
+            if cluster:
+                cluster.stop()
 
 
 def _address() -> str | None:

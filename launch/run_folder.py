@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from actors.checkpoints import Checkpoints
 from configs.changes import Change, changes, config_hash, deciding, listed, of_stage_3
 from configs.load import effective_yaml, load_config
 from configs.schema import RunConfig, StageName
@@ -85,8 +86,11 @@ class RunFolder:
     def _changes(self) -> tuple[Change, ...]:
         """Since config.yaml was written. What a checkpoint of stage 3 stands against may change while there is none."""
         found = changes(deciding(load_config(self.path / CONFIG)), deciding(self.config))
-        if (self.path / "grpo" / "checkpoints").is_dir():
-            return found
+        checkpoints = Checkpoints(self.path / "grpo" / "checkpoints")
+        if checkpoints.folder.is_dir():
+            fewer = self.config.grpo.steps is not None and self.config.grpo.steps < (done := checkpoints.steps())
+            obstacle = f"{done} steps are done: {done} would end it there" if fewer else None
+            return tuple(replace(own, obstacle=own.obstacle or obstacle) if own.key == "grpo.steps" else own for own in found)
         return tuple(replace(own, obstacle=None) if of_stage_3(own.key) else own for own in found)
 
     def _way(self, differences: Sequence[Change]) -> str:

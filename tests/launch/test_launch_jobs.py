@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.cli import HOUSE
-from launch.jobs import PROJECT, _terminations_interrupt, home_variable
+from launch.interrupts import terminations_interrupt
+from launch.jobs import PROJECT, home_variable
 
 
 @pytest.mark.parametrize("own_cluster", [True, False])
@@ -57,16 +58,25 @@ def test_the_upload_holds_code_and_the_tiny_base_but_no_models_and_data(tmp_path
 def test_a_termination_interrupts_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        with _terminations_interrupt():
+        with terminations_interrupt():
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_interruption_is_answered_at_once(capfd):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt):
+            with terminations_interrupt("ending what was started"):
+                os.kill(os.getpid(), number)
+                signal.pause()
+        assert capfd.readouterr().err == "ending what was started\n"
+
+
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _terminations_interrupt():
+        with terminations_interrupt():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

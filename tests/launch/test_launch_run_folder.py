@@ -72,6 +72,18 @@ def test_what_a_checkpoint_stands_against_is_accepted_only_without_one(tmp_path)
         RunFolder.open(RANKS, tmp_path / "r", True)
 
 
+def test_fewer_steps_than_are_done_are_never_accepted(tmp_path):
+    folder = RunFolder.open(LADDER, tmp_path / "r")
+    for step in (8, 10):
+        (tmp_path / "r" / "grpo" / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    (tmp_path / "r" / "grpo" / "checkpoints" / "step-8" / "state.json").write_text("{}")  # the other one was not finished
+    assert RunFolder.open(STEPS, tmp_path / "r", True).accepted
+    (tmp_path / "r" / "grpo" / "checkpoints" / "step-10" / "state.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="grpo.steps: None -> 9  .cannot be accepted: 10 steps are done: 10 would end it"):
+        RunFolder.open(STEPS, tmp_path / "r", True)
+    assert load_config(folder.path / "config.yaml") == LADDER
+
+
 def test_a_finished_stage_3_is_not_trained_again_with_other_settings_and_finished_stages_stay_done(tmp_path):
     folder = RunFolder.open(LADDER, tmp_path / "r")
     finish(folder, "sft1", {"model": "a"})
