@@ -45,7 +45,8 @@ def shares(config: RunConfig) -> dict[str, Any]:
     rooms, seconds, begun = Rooms(config.data.rooms, config.seed), Counter(), 0.0
     names = rooms.scene_ids()[: SAMPLE + 1]
     with tempfile.TemporaryDirectory() as folder:
-        job = SceneJob(rooms, dict.fromkeys(names, "train"), 0.2, config.seed, config.data.rooms, config.data.construction, folder)
+        job = SceneJob(rooms, dict.fromkeys(names, "train"), 0.2, config.seed, config.data.rooms, config.data.construction,
+                       folder)
         for place, name in enumerate(names):
             if place == 1:  # the first one also pays for what is computed once
                 seconds, begun = Counter(), time.perf_counter()

@@ -16,7 +16,8 @@ _PAUSE = 3.0
 class BuildProgress:
     """Lines about scenes: at most one every few seconds, always the last, and at once what is left out.
 
-    `finished` of `total` scenes were built before; the rate is that of the others.
+    `finished` of `total` scenes were built before. The rate counts from the first scene that is done, not from the start of
+    the processes.
     """
 
     def __init__(self, total: int, finished: int, say: Say):
@@ -24,6 +25,7 @@ class BuildProgress:
         self._total, self._before, self._done, self._rows = total, finished, 0, 0
         self._seconds: Counter[str] = Counter()
         self._start = self._said = time.monotonic()
+        self._first: float | None = None
         if finished:
             self._say(f"data: {finished} of {total} scenes were finished before, {total - finished} are left")
 
@@ -35,9 +37,11 @@ class BuildProgress:
         if outcome.reason is not None:
             self._say(f"data: scene {outcome.scene} is left out: {outcome.reason}")
         now = time.monotonic()
-        if now - self._said >= _PAUSE:
+        if self._first is None:
+            self._first = now
+        elif now - self._said >= _PAUSE:
             self._said = now
-            rate = self._done / (now - self._start)
+            rate = (self._done - 1) / (now - self._first)
             left = (self._total - self._before - self._done) / rate
             self._say(f"{self._line()}, {rate:.1f} scenes/s, {_duration(left)} left")
 

@@ -13,6 +13,8 @@ What holds
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections import deque
 from functools import partial
 from typing import Iterator, Sequence
@@ -46,16 +48,20 @@ def run_on_ray(job: SceneJob, scene_ids: Sequence[str], workers: int) -> Iterato
 def _batches(job: SceneJob, scene_ids: Sequence[str], workers: int) -> Iterator[SceneOutcome]:
     """Ray Data: scenes of a task that failed are missing."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     each = max(1, min(SCENES_PER_TASK, len(scene_ids) // (workers * TASKS_PER_WORKER)))
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell of its own progress, between the lines of ours
     with ray.data.DataContext.current(context):
         scenes = ray.data.from_items(list(scene_ids), override_num_blocks=-(-len(scene_ids) // each))
-        built = scenes.map_batches(partial(_build_batch, job), batch_size=None, num_cpus=1, max_retries=0,
-                                   compute=ray.data.TaskPoolStrategy(size=workers))
+        with warnings.catch_warnings():  # Ray 2.60 has no other way yet to say how often a task is tried again
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            built = scenes.map_batches(partial(_build_batch, job), batch_size=None, num_cpus=1, max_retries=0,
+                                       compute=ray.data.TaskPoolStrategy(size=workers))
         for batch in built.iter_batches(batch_size=None, prefetch_batches=0):
             yield from (SceneOutcome(**json.loads(text)) for text in batch["outcome"])
 
