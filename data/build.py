@@ -20,7 +20,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Callable, Sequence
 
-from configs.schema import DataConfig
+from configs.data_schema import DataConfig
 from data.build_folder import SCENES, finished_scenes, partial_folder
 from data.build_progress import BuildProgress, Say
 from data.composition import choose

@@ -17,7 +17,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Iterable, Mapping, Sequence, get_args
 
-from configs.schema import CompositionConfig
+from configs.data_schema import CompositionConfig
 from data.balance import balance_letters, choose_balanced
 from data.facts import Question
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE

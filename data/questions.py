@@ -20,7 +20,7 @@ from typing import Iterable, Iterator, Mapping, Sequence, TypeVar
 
 import numpy as np
 
-from configs.schema import ConstructionConfig
+from configs.data_schema import ConstructionConfig
 from data.facts import GapFacts, NearestFacts, OffsetFacts, Question, SizeFacts
 from data.oriented import Boxed, closest_distance, shortest_vector
 from data.records import ObjectRecord, unrecorded

@@ -26,7 +26,7 @@ from typing import Sequence
 
 import numpy as np
 
-from configs.schema import ConstructionConfig
+from configs.data_schema import ConstructionConfig
 from data.oriented import OrientedBox
 from data.scenes.depth import measured_depth
 from data.scenes.render import corners, depth_alone, render

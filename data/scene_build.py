@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from configs.schema import ConstructionConfig, RoomsConfig
+from configs.data_schema import ConstructionConfig, RoomsConfig
 from data.records import frame_records
 from data.scene_tables import Picture, SceneTable, scene_table
 from data.scenes.rooms import Rooms, frame_picture

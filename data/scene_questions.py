@@ -20,7 +20,7 @@ from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from configs.schema import ConstructionConfig
+from configs.data_schema import ConstructionConfig
 from data.facts import AreaFacts, CountFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
 from data.oriented import closest_distance
 from data.questions import (

@@ -15,7 +15,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from configs.schema import ConstructionConfig, RoomsConfig
+from configs.data_schema import ConstructionConfig, RoomsConfig
 from data.coordinates import Size
 from data.facts import Question
 from data.questions import round_robin, shuffled, single_image_rows

@@ -8,7 +8,7 @@ from typing import Sequence
 
 import numpy as np
 
-from configs.schema import BuildConfig
+from configs.data_schema import BuildConfig
 from data.questions import shuffled
 from data.reading import DataError
 from data.scene_tables import HELDOUT, SPLITS, TRAIN

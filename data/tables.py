@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
-from configs.schema import TraceWording
+from configs.data_schema import TraceWording
 from data.composition import Choice
 from data.coordinates import Size
 from data.facts import Question

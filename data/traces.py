@@ -11,7 +11,7 @@ What holds
 
 from __future__ import annotations
 
-from configs.schema import TraceWording
+from configs.data_schema import TraceWording
 from data.coordinates import Size, in_frame
 from data.facts import (
     AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from configs.schema import ScanNetConfig
+from configs.data_schema import ScanNetConfig
 from launch.progress import Progress
 
 _SAY_EVERY = 50

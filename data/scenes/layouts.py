@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from configs.schema import LayoutsConfig
+from configs.data_schema import LayoutsConfig
 from data.scenes.furnishings import KINDS, solids_of
 from data.scenes.render import corners
 from data.scenes.types import NAME, Scene, SceneError, SceneObject, Solid, SourceError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import RoomsConfig
+from configs.data_schema import RoomsConfig
 from data.scenes.furniture import CATEGORIES, build, place
 from data.scenes.interiors import make_interior
 from data.scenes.render import Backdrop, Rendering, render

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig
+from configs.data_schema import DataConfig
 from data.scenes.layouts import Layouts
 from data.scenes.posed_frames import PosedFrames
 from data.scenes.rooms import Rooms

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import BuildConfig, CompositionConfig, ConstructionConfig, DataConfig, RoomsConfig
+from configs.data_schema import BuildConfig, CompositionConfig, ConstructionConfig, DataConfig, RoomsConfig
 from data.build import build_data
 from data.checking_media import check_media
 from data.facts import CountFacts, GapFacts, NearestFacts, OffsetFacts, SizeFacts

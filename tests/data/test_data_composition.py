@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import CompositionConfig, ConstructionConfig, RoomsConfig
+from configs.data_schema import CompositionConfig, ConstructionConfig, RoomsConfig
 from data.composition import Shortfall, choose, shares
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
 from data.records import frame_records

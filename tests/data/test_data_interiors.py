@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from configs.schema import RoomsConfig
+from configs.data_schema import RoomsConfig
 from data.records import frame_records
 from data.scenes.furnishings import KINDS, furnish, solids_of
 from data.scenes.interiors import GAP, PLANS, UNITS, make_interior

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from configs.schema import DataConfig, LayoutsConfig
+from configs.data_schema import DataConfig, LayoutsConfig
 from data.records import frame_records
 from data.scenes.layouts import CEILING, MARGIN, Layouts
 from data.scenes.render import corners

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scene_cases import chosen, seen_whole, thing
 from scene_oracle import NONE, Ambiguous, Tolerance, answer, mentioned, shifted
 
-from configs.schema import ConstructionConfig, RoomsConfig
+from configs.data_schema import ConstructionConfig, RoomsConfig
 from data.balance import balance_letters
 from data.questions import SINGLE_IMAGE_TYPES, single_image_questions, single_image_rows
 from data.records import frame_records, unrecorded

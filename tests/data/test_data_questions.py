@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.schema import ConstructionConfig
+from configs.data_schema import ConstructionConfig
 from data.questions import (
     SINGLE_IMAGE_TYPES, askable, confusable, integer_box, localization_rows, single_image_questions, single_image_rows,
 )

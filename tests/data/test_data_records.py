@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from configs.schema import ConstructionConfig, RoomsConfig
+from configs.data_schema import ConstructionConfig, RoomsConfig
 from data.records import clipped_hull, frame_records, project_box, unrecorded
 from data.scenes.depth import write_depth
 from data.scenes.furniture import place

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.schema import ConstructionConfig, DataConfig, RoomsConfig
+from configs.data_schema import ConstructionConfig, DataConfig, RoomsConfig
 from data.records import frame_records
 from data.scenes.furniture import CATEGORIES
 from data.scenes.posed_frames import PosedFrames

@@ -10,7 +10,7 @@ import pytest
 from scene_cases import chosen
 from scene_oracle import answer, between
 
-from configs.schema import ConstructionConfig
+from configs.data_schema import ConstructionConfig
 from data.facts import GapFacts, SizeFacts
 from data.questions import localization_rows, single_image_rows
 from data.records import frame_records

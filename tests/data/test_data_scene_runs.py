@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from configs.schema import DataConfig, RoomsConfig
+from configs.data_schema import DataConfig, RoomsConfig
 from data.build import build_data
 from data.scene_build import SceneJob
 from data.scene_runs import DIED, run_on_ray

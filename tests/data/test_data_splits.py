@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import BuildConfig
+from configs.data_schema import BuildConfig
 from data.reading import DataError
 from data.splits import place_of, split_by_lists, split_by_share
 

@@ -11,7 +11,7 @@ import pytest
 from scene_cases import chosen, seen_whole
 from scene_oracle import Tolerance, answer, between
 
-from configs.schema import ConstructionConfig, LayoutsConfig
+from configs.data_schema import ConstructionConfig, LayoutsConfig
 from data.facts import AreaFacts, GapFacts
 from data.scene_questions import scene_questions
 from data.scenes.layouts import Layouts
