@@ -78,7 +78,7 @@ class Oversight:
             self._say(f"grpo: the number of rollout workers is decided by {SIZE} from now on, not by what the steps show")
             self._autoscaler = None
         if size is not None and size != self._fleet.target:
-            self._say(f"grpo: {size} rollout workers are asked for ({SIZE}), there were to be {self._fleet.target}")
+            self._say(f"grpo: {size} rollout worker(s) are wanted from now on ({SIZE}), not {self._fleet.target}")
             self._fleet.scale(size)
         self._identities.look()
         return min(LOOK_SECONDS, self._status.write(self._fleet, self._ranks, self._groups()))

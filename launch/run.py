@@ -112,7 +112,8 @@ def _climb(
             say(f"{title}: done")
         elif any(later in wanted for later in config.stages[number:]):
             raise RunFolderError(
-                f"stage {stage} has not finished and comes before {', '.join(wanted)}: run it first (--stage {stage})"
+                f"stage {stage} has not finished and comes before {', '.join(wanted)}: run it first (--stage {stage}), or "
+                f"begin from model.path as it is (a new --name with --set 'stages=[{', '.join(wanted)}]')"
             )
         else:
             return

@@ -79,7 +79,7 @@ def test_a_run_shows_its_fleet_and_takes_a_size_that_is_asked_for(tmp_path, cloc
     asked(tmp_path, '{"workers": 1}')
     clock.now += 1
     turn()
-    assert fleet.target == 1 and said == ["grpo: 1 rollout workers are asked for (scale.json), there were to be 2"]
+    assert fleet.target == 1 and said == ["grpo: 1 rollout worker(s) are wanted from now on (scale.json), not 2"]
     assert json.loads((tmp_path / "fleet.json").read_text())["target"] == 1
     status.close("stopped")
     last = json.loads((tmp_path / "fleet.json").read_text())
