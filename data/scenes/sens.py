@@ -91,13 +91,14 @@ def read_frames(file: BinaryIO, header: SensHeader, every_nth: int = 1,
 def export(path: str | Path, folder: str | Path, every_nth: int) -> Iterator[int]:
     """Write color/N.jpg, depth/N.png (millimetres), pose/N.txt and intrinsic/*.txt to `folder` for every nth frame.
 
-    Lazy: yields the number of each frame once it is written; frames that are there already are left alone. SensError.
+    Lazy: yields the number of each frame once it is written; frames that are there already are left alone. OSError, SensError;
+    without a readable header nothing is written.
     """
     folder = Path(folder)
-    for part in ("color", "depth", "pose", "intrinsic"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     with open(path, "rb") as file:
         header = read_header(file)
+        for part in ("color", "depth", "pose", "intrinsic"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
         for name, matrix in header.matrices.items():
             _write(folder / "intrinsic" / f"{name}.txt", _text(matrix))
         for frame in read_frames(file, header, every_nth, lambda index: not (folder / "pose" / f"{index}.txt").exists()):

@@ -118,4 +118,7 @@ def test_no_capture(tmp_path):
     place = write_scene(tmp_path, capture=False)
     with pytest.raises(SceneError, match="No such file"):
         list(export_frames(tmp_path, SCENE, 1))
-    assert place.is_dir()
+    assert not (place / "depth").exists()  # an empty one would say that every frame has its depth
+    with pytest.raises(SceneError, match="No such file"):
+        list(export_frames(tmp_path, "scene9999_99", 1))
+    assert not (tmp_path / "scene9999_99").exists()
