@@ -25,17 +25,17 @@ from data.build_folder import SCENES, finished_scenes, partial_folder
 from data.build_progress import BuildProgress, Say
 from data.composition import choose
 from data.coordinates import Size
-from data.reading import DataError
+from data.leakage import place_of
+from data.reading import MANIFEST, DataError
 from data.scene_build import SceneJob, SceneOutcome
 from data.scene_runs import run_here, run_on_ray
 from data.scene_tables import HELDOUT, SPLITS, TRAIN
 from data.scenes.rooms import Rooms
 from data.scenes.sources import open_source
 from data.scenes.types import SceneError, SceneSource, SourceError
-from data.splits import place_of, split_by_lists, split_by_share
+from data.splits import split_by_lists, split_by_share
 from data.tables import SceneTables, write_split
 
-MANIFEST = "manifest.json"
 #: Scenes that were left out, each with its reason; only there if there are any.
 SKIPPED = "skipped.json"
 _FOLDER = "folder"

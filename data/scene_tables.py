@@ -25,7 +25,6 @@ from data.scene_questions import multi_view_rows, video_rows
 from data.scenes.types import Scene
 
 TRAIN, HELDOUT = SPLITS = ("train", "heldout")
-FILES = (GROUNDING_FILE, SPATIAL_FILE, COLDSTART_FILE)
 #: Share of the cold-start rows that ask for boxes.
 COLDSTART_LOCALIZATION = 1 / 3
 

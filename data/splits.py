@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
 from configs.data_schema import BuildConfig
+from data.leakage import place_of
 from data.questions import shuffled
 from data.reading import DataError
 from data.scene_tables import HELDOUT, SPLITS, TRAIN
-
-_RESCANNED = re.compile(r"(scene\d{4})_\d\d")
-
-
-def place_of(scene_id: str) -> str:
-    """Where the scene was taken: ScanNet names the visits of one place scene0000_00, scene0000_01, ...; else the id."""
-    match = _RESCANNED.fullmatch(scene_id)
-    return match.group(1) if match else scene_id
 
 
 def split_by_share(scene_ids: Sequence[str], share: float, seed: int) -> dict[str, str]:

@@ -25,9 +25,9 @@ from data.coordinates import Size
 from data.facts import Question
 from data.prompts import Preset, user_text
 from data.questions import localization_rows
-from data.reading import COLDSTART_FILE, GROUNDING_FILE
+from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE
 from data.scene_build import IMAGES, read_table
-from data.scene_tables import FILES, Picture, Row, SceneTable
+from data.scene_tables import Picture, Row, SceneTable
 from data.traces import solution
 from data.types import LOCALIZATION, Example
 

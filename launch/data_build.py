@@ -28,7 +28,9 @@ def add_command(data: argparse._SubParsersAction, settings: Callable[[argparse.A
     build.add_argument(
         "config", metavar="CONFIG", type=Path, nargs="?", help="configuration whose data section and seed count"
     )
-    build.add_argument("--source", type=Path, metavar="DIR", help="posed frames with scene.json, instead of data.source")
+    build.add_argument(
+        "--source", type=Path, metavar="PATH", help="instead of data.source; posed frames, unless data.source_format says else"
+    )
     build.add_argument("--out", type=Path, metavar="DIR", help="folder to write, not there yet (default: datasets/NAME)")
     build.add_argument(
         "--workers", type=int, metavar="N", help="scenes built at a time; 1: no Ray (default: 1 for few, all CPUs for many)"

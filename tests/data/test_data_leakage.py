@@ -22,6 +22,7 @@ def test_the_scene_of_a_picture(picture, scene):
 def test_scans_of_one_place_are_one_place():
     assert place_of("scene0000_00") == place_of("scene0000_01") == "scene0000"
     assert place_of("scene0000_001") == "scene0000_001" and place_of("train00003") == "train00003"
+    assert place_of("kitchen_01") == "kitchen_01" and place_of("scene12_00") == "scene12_00"
     ours, theirs = ["scene0001_02", "scene0000_00", "scene0001_00"], ["scene0001_01", "scene0010_00"]
     assert shared_places(ours, theirs) == {"scene0001": (["scene0001_00", "scene0001_02"], ["scene0001_01"])}
 

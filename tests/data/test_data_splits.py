@@ -3,15 +3,11 @@
 import pytest
 
 from configs.data_schema import BuildConfig
+from data.leakage import place_of
 from data.reading import DataError
-from data.splits import place_of, split_by_lists, split_by_share
+from data.splits import split_by_lists, split_by_share
 
 SCANS = [f"scene{place:04d}_{visit:02d}" for place in range(30) for visit in range(1 + place % 3)]
-
-
-def test_visits_of_one_place_have_one_place():
-    assert place_of("scene0000_00") == place_of("scene0000_01") == "scene0000"
-    assert place_of("kitchen_01") == "kitchen_01" and place_of("scene12_00") == "scene12_00"
 
 
 @pytest.mark.parametrize("seed", range(5))
