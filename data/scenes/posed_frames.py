@@ -88,12 +88,6 @@ class PosedFrames:
         return _read_scene(reader)
 
 
-def read_posed_frames(folder: str | Path) -> list[Scene]:
-    """All scenes of `folder`. SourceError, SceneError."""
-    source = PosedFrames(str(folder))
-    return [source.load(scene_id) for scene_id in source.scene_ids()]
-
-
 def _read_scene(reader: _Reader) -> Scene:
     document = reader.document
     if (units := reader.text(document, "units", "")) != "metres":

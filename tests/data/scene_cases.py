@@ -1,8 +1,9 @@
-"""Scenes of turned boxes, seen whole, and what tests ask of a question."""
+"""Scenes of posed frames and of turned boxes, seen whole, and what tests ask of a question."""
 
 import numpy as np
 
 from data.scene_questions import SceneView, floor
+from data.scenes.posed_frames import PosedFrames
 from data.scenes.types import SceneObject, Solid
 from data.templates import option_text
 
@@ -12,6 +13,12 @@ def chosen(question):
     if question.options is None:
         return question.answer
     return {option[0]: option_text(option) for option in question.options}[question.answer]
+
+
+def posed_scenes(folder):
+    """All scenes of a folder of posed frames."""
+    source = PosedFrames(str(folder))
+    return [source.load(scene_id) for scene_id in source.scene_ids()]
 
 
 def thing(identity, label, center, dimensions, yaw):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scene_cases import posed_scenes
 
 from data.records import frame_records
 from data.scenes.depth import measured_depth
-from data.scenes.posed_frames import PosedFrames, read_posed_frames
+from data.scenes.posed_frames import PosedFrames
 from data.scenes.types import ALIGNED, SceneError, SourceError
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "scannet_sample"
@@ -40,7 +41,7 @@ def write(folder, content):
 
 
 def test_a_scene_is_read(tmp_path):
-    (scene,) = read_posed_frames(write(tmp_path, document()))
+    (scene,) = posed_scenes(write(tmp_path, document()))
     assert scene.id == "flat_00" and scene.room is None
     assert [(o.id, o.label, o.center, o.dimensions) for o in scene.objects] == [
         (3, "table", (0, 0, 2), (1, 0.5, 0.5)), (8, "chair", (1, 0, 3), (0.5, 0.5, 0.5))]
@@ -62,7 +63,7 @@ def test_a_second_box_along_the_capture_frame_gives_an_outline(tmp_path):
     content["axis_align"] = [[half, -half, 0, 3], [half, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     content["objects"][0]["aligned"] = {"center": [3, 0, 2], "dimensions": [1, 1, 0.5]}
     content["objects"][0]["unaligned"] = {"center": [0, 0, 2.1], "dimensions": [1.2, 1.2, 0.5]}
-    (scene,) = read_posed_frames(write(tmp_path, content))
+    (scene,) = posed_scenes(write(tmp_path, content))
     cut = 1.2 * half - 0.5  # where the turned square's side crosses the straight one's
     corners = {(3 + x, y) for a, b in ((0.5, cut), (cut, 0.5)) for x in (-a, a) for y in (-b, b)}
     expected = sorted((x, y, z) for x, y in corners for z in (1.85, 2.25))
@@ -70,7 +71,7 @@ def test_a_second_box_along_the_capture_frame_gives_an_outline(tmp_path):
     assert scene.objects[0].dimensions == (1, 1, 0.5) and scene.objects[1].outline == ()
     content["objects"][0]["unaligned"]["center"] = [0, 0]
     with pytest.raises(SceneError) as caught:
-        read_posed_frames(write(tmp_path, content))
+        posed_scenes(write(tmp_path, content))
     assert caught.value.field == "objects[0].unaligned.center"
 
 
@@ -79,7 +80,7 @@ def test_poses_are_aligned(tmp_path):
     quarter = [[0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]]  # a quarter turn about z, then a shift
     content["axis_align"] = quarter
     content["frames"][0]["camera_to_world"] = [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
-    (scene,) = read_posed_frames(write(tmp_path, content))
+    (scene,) = posed_scenes(write(tmp_path, content))
     expected = [[0, -1, 0, 8], [1, 0, 0, 21], [0, 0, 1, 33], [0, 0, 0, 1]]
     np.testing.assert_allclose(scene.frames[0].camera.camera_to_world, expected)
     assert scene.objects[0].center == (0, 0, 2)  # boxes are in the aligned frame already
@@ -90,7 +91,7 @@ def test_four_by_four_intrinsics_and_a_folder_of_scenes(tmp_path):
         intrinsics = [[50, 0, 32, 0], [0, 50, 24, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
         content = document() | {"scene": name, "intrinsics": intrinsics}
         write(tmp_path / name, content)
-    scenes = read_posed_frames(tmp_path)
+    scenes = posed_scenes(tmp_path)
     assert [scene.id for scene in scenes] == ["flat_a", "flat_b"]
     assert scenes[0].frames[0].camera.intrinsics.shape == (3, 3)
     (tmp_path / "flat_b" / "scene.json").write_text(json.dumps(document() | {"scene": "flat_a"}))
@@ -112,7 +113,7 @@ def test_the_example_of_the_documentation_is_a_scene(tmp_path):
     Image.fromarray(np.zeros((480, 640), np.uint16)).save(tmp_path / "depth" / "00000.png")
     write(tmp_path, example)
     Image.new("RGB", (1296, 968)).save(tmp_path / "frames" / "00000.jpg")
-    (scene,) = read_posed_frames(tmp_path)
+    (scene,) = posed_scenes(tmp_path)
     assert scene.id == "flat_03" and scene.room_area == 18.4 and scene.frames[0].depth_intrinsics[0, 0] == 577.9
     (record,) = frame_records(scene, scene.frames[0])
     assert record.label == "table" and 2 < record.center_camera[2] < 3
@@ -134,7 +135,7 @@ def test_depth_boxes_that_are_turned_and_the_room(tmp_path):
     content["objects"][1]["aligned"]["axes"] = [[0.6, 0.8, 0], [-0.8, 0.6, 0], [0, 0, 1]]
     content["room"], content["room_area"] = {"low": [-2, -1, 0], "high": [3, 2, 2.5]}, 13.5
     write(tmp_path, content)
-    (scene,) = read_posed_frames(folder)
+    (scene,) = posed_scenes(folder)
     assert scene.room == ((-2, -1, 0), (3, 2, 2.5)) and scene.room_area == 13.5
     table, chair = scene.objects
     assert table.axes == ALIGNED and chair.axes == ((0.6, 0.8, 0), (-0.8, 0.6, 0), (0, 0, 1)) == chair.solids[0].axes
@@ -147,7 +148,7 @@ def test_depth_boxes_that_are_turned_and_the_room(tmp_path):
 
 def test_a_folder_without_scene(tmp_path):
     with pytest.raises(SourceError, match="scene.json.*Point data.source at"):
-        read_posed_frames(tmp_path / "nowhere")
+        posed_scenes(tmp_path / "nowhere")
 
 
 def skewed(k=((50, 1, 32), (0, 50, 24), (0, 0, 1))):
@@ -215,7 +216,7 @@ def test_bad_scenes_are_refused_by_file_and_field(tmp_path, path, value, field):
         place[path[-1]] = value
     folder = write(tmp_path / "flat", content)
     with pytest.raises(SceneError) as caught:
-        read_posed_frames(folder)
+        posed_scenes(folder)
     error = caught.value
     assert error.field == field and error.file == folder / "scene.json" and error.reason and error.action
     assert all(part in str(error) for part in (str(error.file), field, error.reason, error.action))
@@ -224,7 +225,7 @@ def test_bad_scenes_are_refused_by_file_and_field(tmp_path, path, value, field):
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "\"text\""])
 def test_a_file_that_is_no_scene(tmp_path, content):
     with pytest.raises(SceneError) as caught:
-        read_posed_frames(write(tmp_path, content))
+        posed_scenes(write(tmp_path, content))
     assert caught.value.field == "whole file"
 
 
@@ -234,7 +235,7 @@ def test_pictures_that_ask_to_be_turned_are_refused(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (64, 48)).save(folder / "frames" / "1.png", exif=exif)
     with pytest.raises(SceneError, match="EXIF orientation 6") as caught:
-        read_posed_frames(folder)
+        posed_scenes(folder)
     assert caught.value.field == "frames[1].file"
 
 
@@ -244,11 +245,11 @@ def test_a_picture_that_was_cut_is_refused(tmp_path):
     folder = write(tmp_path, content)
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "frames" / "1.jpg")
-    assert len(read_posed_frames(folder)[0].frames) == 2
+    assert len(posed_scenes(folder)[0].frames) == 2
     whole = (folder / "frames" / "1.jpg").read_bytes()
     (folder / "frames" / "1.jpg").write_bytes(whole[: len(whole) // 3])
     with pytest.raises(SceneError, match=r"1\.jpg cannot be decoded .*truncated.*Replace it or drop") as caught:
-        read_posed_frames(folder)
+        posed_scenes(folder)
     assert caught.value.field == "frames[1].file"
 
 
@@ -257,7 +258,7 @@ sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="no ScanNet sample in ..
 
 @sample
 def test_the_scannet_sample():
-    (scene,) = read_posed_frames(SAMPLE)
+    (scene,) = posed_scenes(SAMPLE)
     assert scene.id == "scene0000_00" and [f.name for f in scene.frames] == ["00000", "00011", "00102"]
     assert len(scene.objects) == 27 and sum(o.label == "cabinet" for o in scene.objects) == 7
     well_visible = {"00000": {15: "table", 19: "cabinet"}, "00011": {6: "desk", 11: "garbagebin"},
@@ -279,7 +280,7 @@ def test_the_scannet_sample():
 @sample
 def test_the_sample_projects_as_its_readme_says():
     raw = json.loads((SAMPLE / "scene.json").read_text())
-    (scene,) = read_posed_frames(SAMPLE)
+    (scene,) = posed_scenes(SAMPLE)
     for frame, entry in zip(scene.frames, raw["frames"]):
         for item in scene.objects:
             point = np.array([*item.center, 1.0])

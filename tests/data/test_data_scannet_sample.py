@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_cases import chosen
+from scene_cases import chosen, posed_scenes
 from scene_oracle import answer, between
 
 from configs.data_schema import ConstructionConfig
@@ -15,7 +15,6 @@ from data.facts import GapFacts, SizeFacts
 from data.questions import localization_rows, single_image_rows
 from data.records import frame_records
 from data.scene_questions import multi_view_rows, video_rows
-from data.scenes.posed_frames import read_posed_frames
 from data.types import LOCALIZATION
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "scannet_sample"
@@ -57,7 +56,7 @@ LOOSE = {
 
 @pytest.fixture(scope="module")
 def scene():
-    (found,) = read_posed_frames(SAMPLE)
+    (found,) = posed_scenes(SAMPLE)
     return found
 
 
