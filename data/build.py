@@ -23,7 +23,7 @@ from typing import Callable, Sequence
 from configs.data_schema import DataConfig
 from data.build_folder import SCENES, finished_scenes, partial_folder
 from data.build_progress import BuildProgress, Say
-from data.composition import choose
+from data.composition import choose, take_all
 from data.coordinates import Size
 from data.leakage import place_of
 from data.reading import MANIFEST, DataError
@@ -133,7 +133,8 @@ def _write(partial: Path, folder: Path, config: DataConfig, seed: int, how: str,
     say(f"data: choosing and writing the rows of {len(scenes)} scenes")
     tables = SceneTables(partial / SCENES, scenes)
     wishes = {TRAIN: config.build.train, HELDOUT: config.build.heldout}
-    choices = {split: choose(tables.of(split), split, wish, seed) for split, wish in wishes.items() if wish is not None}
+    choices = {split: take_all(tables.of(split), split, seed) if wish is None else choose(tables.of(split), split, wish, seed)
+               for split, wish in wishes.items()}
     shortfalls = [short for choice in choices.values() for short in choice.shortfalls]
     for short in shortfalls:
         say(f"data: {short.split} has {short.found} {short.kind} rows, {short.wanted} were asked for: the scenes offer no "
@@ -141,7 +142,7 @@ def _write(partial: Path, folder: Path, config: DataConfig, seed: int, how: str,
     sizes = {size: tuple(map(int, processed_size_fn(size))) for size in sorted(tables.sizes)}
     counts, hashes = {}, {}
     for split in SPLITS:
-        counts[split], of_files = write_split(tables, folder, split, choices.get(split), sizes, config.preset,
+        counts[split], of_files = write_split(tables, folder, split, choices[split], sizes, config.preset,
                                               config.construction.trace_wording)
         hashes |= of_files
     manifest = {"format": 2, "seed": seed, "source": "procedural rooms" if config.source is None else config.source_format,

@@ -7,7 +7,7 @@ What holds
       the others. Within a type answers come in turn (`data.balance.choose_balanced`).
     * Localisation is chosen like single-image questions, so that equal numbers of both are about the same questions.
     * Cold-start rows explain chosen rows only. Letters of the right answers are dealt anew, in equal shares, over the
-      chosen rows.
+      chosen rows, also where all are taken.
 """
 
 from __future__ import annotations
@@ -71,10 +71,19 @@ def choose(tables: Iterable[SceneTable], split: str, composition: CompositionCon
     chosen["coldstart"] = _explained(chosen["localization"], spatial, composition.coldstart, seed)
     for offer in (*chosen["localization"], *spatial, *chosen["coldstart"]):
         rows[offer.scene].append(offer.row)
-    anew = balance_letters([offer.question for offer in spatial], seed)
-    return Choice(rows, {(offer.scene, offer.row.question): question for offer, question in zip(spatial, anew)},
+    return Choice(rows, _dealt(spatial, seed),
                   tuple(Shortfall(split, kind, count, len(chosen[kind])) for kind, count in wanted.items()
                         if len(chosen[kind]) < count))
+
+
+def take_all(tables: Iterable[SceneTable], split: str, seed: int) -> Choice:
+    """All rows of `split` that `tables` offer; letters are dealt in the order of the tables."""
+    rows: dict[str, list[Row]] = {}
+    spatial: list[_Offer] = []
+    for table in tables:
+        own = rows[table.scene] = [row for row in table.rows if row.split == split]
+        spatial += [_Offer(table.scene, row, table.questions[row.question]) for row in own if row.file == SPATIAL_FILE]
+    return Choice(rows, _dealt(spatial, seed), ())
 
 
 def shares(available: Mapping[str, int], total: int) -> dict[str, int]:
@@ -84,6 +93,11 @@ def shares(available: Mapping[str, int], total: int) -> dict[str, int]:
         given[kind] = min(available[kind], -(-left // (len(available) - place)))
         left -= given[kind]
     return given
+
+
+def _dealt(spatial: Sequence[_Offer], seed: int) -> dict[tuple[str, int], Question]:
+    anew = balance_letters([offer.question for offer in spatial], seed)
+    return {(offer.scene, offer.row.question): question for offer, question in zip(spatial, anew)}
 
 
 def _of_types(offers: Sequence[_Offer], total: int, seed: int) -> list[_Offer]:

@@ -39,32 +39,29 @@ class SceneTables:
 
     def __init__(self, scenes: Path, scene_ids: Sequence[str]):
         self.folder = scenes
-        #: Sizes of all pictures, and the rows of each scene by split and file.
+        #: Sizes of all pictures, and the splits that each scene has rows for.
         self.sizes: set[Size] = set()
-        self.offered: dict[str, Counter[tuple[str, str]]] = {}
+        self.splits: dict[str, frozenset[str]] = {}
         for scene_id in scene_ids:
             table = read_table(scenes, scene_id)
             self.sizes |= {picture.size for picture in table.pictures.values()}
-            self.offered[scene_id] = Counter((row.split, row.file) for row in table.rows)
+            self.splits[scene_id] = frozenset(row.split for row in table.rows)
 
     def of(self, split: str) -> Iterator[SceneTable]:
         """The tables that have rows for `split`."""
-        for scene_id, offered in self.offered.items():
-            if any(owner == split for owner, _ in offered):
+        for scene_id, splits in self.splits.items():
+            if split in splits:
                 yield read_table(self.folder, scene_id)
 
 
-def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | None, sizes: Sizes, preset: Preset,
+def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice, sizes: Sizes, preset: Preset,
                 wording: TraceWording) -> tuple[dict, dict[str, str]]:
     """Writes FOLDER/SPLIT and returns its counts, and SHA-256 by file.
 
-    `choice` None takes every row that the scenes offer for it; `sizes` maps the sizes of pictures to processed sizes.
+    `sizes` maps the sizes of pictures to processed sizes.
     """
     (folder / split / IMAGES).mkdir(parents=True)
-    totals = Counter()
-    for offered in tables.offered.values() if choice is None else ():
-        totals.update({name: offered[split, name] for name in FILES})
-    totals.update(row.file for rows in (choice.rows.values() if choice else ()) for row in rows)
+    totals = Counter(row.file for rows in choice.rows.values() for row in rows)
     numbers = {name: sum(totals[earlier] for earlier in FILES[:place]) for place, name in enumerate(FILES)}
     hashes = {name: hashlib.sha256() for name in FILES}
     kinds: dict[str, Counter] = {name: Counter() for name in FILES}
@@ -72,7 +69,7 @@ def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | 
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / split / name).open("wb")) for name in FILES}
         for table in tables.of(split):
-            rows = [row for row in table.rows if row.split == split] if choice is None else choice.rows[table.scene]
+            rows = choice.rows[table.scene]
             for row in rows:
                 question = _question(table, row, choice)
                 fields = released_fields(question, row, table.pictures, sizes, preset, wording)
@@ -89,9 +86,8 @@ def write_split(tables: SceneTables, folder: Path, split: str, choice: Choice | 
     return counts, {f"{split}/{name}": digest.hexdigest() for name, digest in hashes.items()}
 
 
-def _question(table: SceneTable, row: Row, choice: Choice | None) -> Question:
-    anew = {} if choice is None else choice.relettered
-    question = anew.get((table.scene, row.question), table.questions[row.question])
+def _question(table: SceneTable, row: Row, choice: Choice) -> Question:
+    question = choice.relettered.get((table.scene, row.question), table.questions[row.question])
     return localization_rows([question], 1)[0] if row.boxes else question
 
 

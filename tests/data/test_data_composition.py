@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.data_schema import CompositionConfig, ConstructionConfig, RoomsConfig
-from data.composition import Shortfall, choose, shares
+from data.composition import Shortfall, choose, shares, take_all
 from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
 from data.records import frame_records
 from data.scene_tables import scene_table
@@ -45,15 +45,25 @@ def test_numbers_are_met_exactly_with_types_in_equal_shares(tables):
     assert len(questions(tables, choice, GROUNDING_FILE)) == 30 and len(questions(tables, choice, COLDSTART_FILE)) == 21
 
 
-def test_letters_are_right_equally_often(tables):
+@pytest.mark.parametrize("wanted", [WANTED, None])
+def test_letters_are_right_equally_often(tables, wanted):
     groups = {}
-    for _, q in questions(tables, choose(tables, "train", WANTED, 0), SPATIAL_FILE):
+    choice = take_all(tables, "train", 0) if wanted is None else choose(tables, "train", wanted, 0)
+    for _, q in questions(tables, choice, SPATIAL_FILE):
         if q.options is not None:
             groups.setdefault((q.data_type, q.question_type, len(q.options)), Counter())[q.answer] += 1
     assert len(groups) > 4
     for (_, _, options), letters in groups.items():
         counts = [letters["ABCD"[place]] for place in range(options)]
         assert max(counts) - min(counts) <= 1
+
+
+def test_without_a_composition_every_row_is_taken_and_traces_follow_their_letters(tables):
+    choice = take_all(tables, "train", 0)
+    assert choice.rows == {table.scene: list(table.rows) for table in tables} and choice.shortfalls == ()
+    asked = questions(tables, choice, SPATIAL_FILE)
+    explained = [q for q in questions(tables, choice, COLDSTART_FILE) if q[1].options is not None]
+    assert explained and all(q in asked for q in explained)
 
 
 def test_equal_numbers_ask_for_boxes_and_answers_of_the_same_questions(tables):
