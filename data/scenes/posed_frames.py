@@ -200,10 +200,7 @@ def _object(reader: _Reader, entry: object, at: str, align: np.ndarray) -> Scene
     label = reader.text(entry, "label", at + ".")
     box = reader.get(entry, "aligned", at + ".")
     center = reader.array(box, "center", f"{at}.aligned.", ((3,),))
-    dimensions = reader.array(box, "dimensions", f"{at}.aligned.", ((3,),))
-    if (dimensions <= 0).any():
-        reader.refuse(f"{at}.aligned.dimensions", f"must be positive, got {dimensions.tolist()}",
-                      "Write full sizes along x, y, z, in metres, or drop the object")
+    dimensions = _sizes(reader, box, f"{at}.aligned.")
     axes = ALIGNED
     if box.get("axes") is not None:
         rows = reader.array(box, "axes", f"{at}.aligned.", ((3, 3),))
@@ -215,13 +212,21 @@ def _object(reader: _Reader, entry: object, at: str, align: np.ndarray) -> Scene
     return SceneObject(identity, label, middle, sizes, (whole,), axes, outline)
 
 
+def _sizes(reader: _Reader, box: object, at: str) -> np.ndarray:
+    dimensions = reader.array(box, "dimensions", at, ((3,),))
+    if (dimensions <= 0).any():
+        reader.refuse(f"{at}dimensions", f"must be positive, got {dimensions.tolist()}",
+                      "Write full sizes along x, y, z, in metres, or drop the object")
+    return dimensions
+
+
 def _outline(reader: _Reader, entry: dict, at: str, align: np.ndarray, box: OrientedBox) -> tuple:
     """What the box and the unaligned one have in common; empty without the latter."""
     second = entry.get("unaligned")
     if second is None:
         return ()
     center = reader.array(second, "center", f"{at}.unaligned.", ((3,),))
-    dimensions = reader.array(second, "dimensions", f"{at}.unaligned.", ((3,),))
+    dimensions = _sizes(reader, second, f"{at}.unaligned.")
     middle = tuple((align[:3, :3] @ center + align[:3, 3]).tolist())
     axes = tuple(map(tuple, align[:3, :3].T.tolist()))  # row i: where the capture frame's axis i points
     return common_points(box, OrientedBox(middle, tuple(dimensions.tolist()), axes))

@@ -73,6 +73,9 @@ def test_a_second_box_along_the_capture_frame_gives_an_outline(tmp_path):
     with pytest.raises(SceneError) as caught:
         posed_scenes(write(tmp_path, content))
     assert caught.value.field == "objects[0].unaligned.center"
+    content["objects"][0]["unaligned"] |= {"center": [0, 0, 2.1], "dimensions": [-1, 1, 0.5]}
+    with pytest.raises(SceneError, match="must be positive"):
+        posed_scenes(write(tmp_path, content))
 
 
 def test_poses_are_aligned(tmp_path):
