@@ -47,7 +47,7 @@ _EXPORT = "Export the pictures with `ladder data frames FOLDER`"
 
 @dataclass(frozen=True)
 class ScanNet:
-    """The scenes below `folder`. `every_nth` and `drop_labels` as in `configs.schema.ScanNetConfig`."""
+    """The scenes below `folder`. `every_nth` and `drop_labels` as in `configs.data_schema.ScanNetConfig`."""
 
     folder: str
     every_nth: int
