@@ -60,6 +60,7 @@ class ConstructionConfig(Section):
     direction_margin: float = Field(10.0, ge=0, description="Degrees a direction must keep from a sector border")
     center_epsilon: float = Field(0.05, ge=0, description="Metres any one centre may move without another answer to a choice")
     min_count: int = Field(1, ge=1, description="Least number of things whose count is asked")
+    floor_tolerance: float = Field(0.05, ge=0, description="Share by which drawn walls may enclose another area than is asked for")
     near_plane: float = Field(0.1, gt=0, description="Metres in front of the camera where projection starts")
     mask_side: int = Field(320, ge=32, description="Longest side, pixels, of the masks that measure real pictures' visibility")
     depth_tolerance: float = Field(0.1, ge=0, description="Metres by which measured depth may miss an object's box")

@@ -1,7 +1,8 @@
 """The unfinished folder of a build: one builder at a time, finished scenes kept, other settings refused.
 
 What holds
-    * A build of FOLDER works in .FOLDER.partial beside it, locked while somebody does. FOLDER appears by renaming it.
+    * A build of FOLDER works in .FOLDER.partial beside it, locked while somebody does (a file in it is: locks of folders
+      stay on their machine where the file system is shared). FOLDER appears by renaming it.
     * An interrupted build leaves the partial folder with its finished scenes, and the next build of FOLDER with the same
       settings goes on from there. With other settings it is refused with the differences; nothing is deleted that
       somebody waited for. A partial folder without a finished scene is nobody's loss and goes.
@@ -24,6 +25,7 @@ from data.reading import DataError
 #: What the scenes of a partial folder were built with.
 SETTINGS = "settings.json"
 SCENES = "scenes"
+LOCK = "lock"
 
 
 @contextmanager
@@ -34,11 +36,11 @@ def partial_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """
     partial = folder.parent / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
+    handle = os.open(partial / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = partial.exists() and os.path.samestat(os.fstat(handle), partial.stat())
+            mine = (partial / LOCK).exists() and os.path.samestat(os.fstat(handle), (partial / LOCK).stat())
         except BlockingIOError:
             mine = False
         if not mine:
@@ -69,7 +71,7 @@ def _prepare(partial: Path, settings: Mapping[str, Any]) -> None:
             if entry.name.startswith("."):
                 shutil.rmtree(entry)
         return
-    for entry in partial.iterdir():
+    for entry in [own for own in partial.iterdir() if own.name != LOCK]:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     (partial / SCENES).mkdir()
     known.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -88,7 +88,7 @@ def view_scene(scene: Scene, frames: Sequence[str], records: Mapping[str, Sequen
         for item in unrecorded(scene, by_name[frame], records[frame], config):
             without.setdefault(item.id, number)
     objects = tuple(sorted(scene.objects, key=lambda item: item.id))
-    return SceneView(objects, tuple(frames), clear, glimpsed, without, floor(scene))
+    return SceneView(objects, tuple(frames), clear, glimpsed, without, _shown_floor(scene, config))
 
 
 def floor(scene: Scene) -> RoomFacts | AreaFacts | None:
@@ -98,6 +98,15 @@ def floor(scene: Scene) -> RoomFacts | AreaFacts | None:
     if scene.room is None:
         return None
     return RoomFacts(*sorted((abs(scene.room[1][i] - scene.room[0][i]) for i in (0, 1)), reverse=True))
+
+
+def _shown_floor(scene: Scene, config: ConstructionConfig) -> RoomFacts | AreaFacts | None:
+    """None also where pictures are drawn within walls that enclose another area than the scene has."""
+    known = floor(scene)
+    if isinstance(known, AreaFacts) and scene.room is not None and any(frame.image is None for frame in scene.frames):
+        drawn = abs((scene.room[1][0] - scene.room[0][0]) * (scene.room[1][1] - scene.room[0][1]))
+        return known if abs(drawn - known.area) <= config.floor_tolerance * known.area else None
+    return known
 
 
 def covering_frames(scene: Scene, records: Mapping[str, Sequence[ObjectRecord]], count: int,

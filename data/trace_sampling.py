@@ -71,7 +71,7 @@ async def draw_drafts(
             elif now - moved > writer.silence_seconds:
                 raise TraceError(f"nothing has come for {writer.silence_seconds:g} s; {len(running)} requests wait, among "
                                  f"them row {min(running.values())}: look at the model's log; the same command goes on")
-            for task in done:
+            for task in sorted(done, key=lambda own: own.exception() is not None):  # what has come is kept, whatever failed
                 row = running.pop(task)
                 try:
                     new = task.result()

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from configs.data_schema import DataConfig, LayoutsConfig
+from configs.data_schema import ConstructionConfig, DataConfig, LayoutsConfig
+from data.facts import AreaFacts
 from data.records import frame_records
 from data.scenes.layouts import CEILING, MARGIN, Layouts
 from data.scenes.render import corners
 from data.scenes.rooms import frame_picture
 from data.scenes.sources import open_source
+from data.scene_questions import view_scene
 from data.scenes.types import ALIGNED, SceneError, SourceError
 
 META = Path(__file__).resolve().parents[3] / "shared" / "data" / "vsibench_meta" / "scannet_val.json.gz"
@@ -71,6 +73,15 @@ def test_a_larger_room_gets_its_area_and_its_middle(tmp_path):
     assert x * y == pytest.approx(60) == scene.room_area and x / y == pytest.approx(4.1 / 3.1)
     lamp = scene.objects[4]
     assert lamp.center[:2] == pytest.approx((x / 2, y / 2))
+
+
+def test_the_area_is_asked_only_where_the_walls_show_it(tmp_path):
+    """Of 11.5 m2 the drawn walls enclose more, as the real room has more corners; of 60 m2 as much."""
+    source = Layouts(write(tmp_path, document()), CONFIG, 0)
+    view = {name: view_scene(source.load(name), (), {}, ConstructionConfig()).room for name in source.scene_ids()}
+    assert view == {"big": AreaFacts(60.0), "room_a": None}
+    larger = ConstructionConfig(floor_tolerance=0.25)
+    assert view_scene(source.load("room_a"), (), {}, larger).room == AreaFacts(11.5)
 
 
 def test_solids_fill_the_boxes_upright_and_with_their_backs_outwards(tmp_path):
