@@ -123,7 +123,7 @@ def test_interrupting_stops_the_job_and_the_cluster(temporary):
 
 @pytest.mark.engine
 def test_a_killed_command_leaves_no_cluster(temporary):
-    code = "import time; print('running', flush=True); time.sleep(600)"
+    code = "import time; print('running', flush=True); time.sleep(100)"  # it outlives its cluster
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, sys.executable, "-c", code],
         cwd=temporary,
