@@ -28,11 +28,15 @@ SCENES = "scenes"
 LOCK = "lock"
 
 
+class BuildRefused(DataError):
+    """Nothing was begun: somebody builds the folder, or it was begun with other settings."""
+
+
 @contextmanager
 def partial_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """The partial folder of `folder`, for a build with `settings` (plain JSON data); `SCENES` in it exists.
 
-    DataError while another process builds the same folder, and when finished scenes of other settings are in it.
+    BuildRefused while another process builds the same folder, and when finished scenes of other settings are in it.
     """
     partial = folder.parent / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,7 @@ def partial_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
         except BlockingIOError:
             mine = False
         if not mine:
-            raise DataError(f"another process is building {folder}; wait for it, or choose another folder")
+            raise BuildRefused(f"another process is building {folder}; wait for it, or choose another folder")
         _prepare(partial, settings)
         try:
             yield partial
@@ -66,7 +70,7 @@ def _prepare(partial: Path, settings: Mapping[str, Any]) -> None:
     if known.is_file() and (partial / SCENES).is_dir() and finished_scenes(partial):
         before = json.loads(known.read_text(encoding="utf-8"))
         if before != settings:
-            raise DataError(_refusal(partial, before, settings))
+            raise BuildRefused(_refusal(partial, before, settings))
         for entry in (partial / SCENES).iterdir():
             if entry.name.startswith("."):
                 shutil.rmtree(entry)

@@ -58,7 +58,8 @@ class BuildProgress:
             self._say("\n".join([f"data: {len(skipped)} of {self._total} scenes are left out:", *lines]))
 
     def _line(self) -> str:
-        return f"data: {self._before + self._done}/{self._total} scenes, {self._rows} rows offered"
+        of_these = f" by the {self._done} built now" if self._before else ""
+        return f"data: {self._before + self._done}/{self._total} scenes, {self._rows} rows offered{of_these}"
 
 
 def _duration(seconds: float) -> str:

@@ -38,7 +38,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     SPATIAL_FILE: _SHARED_KEYS | {"question", "options", "answer", "question_type"},
     COLDSTART_FILE: _SHARED_KEYS | {"prompt", "solution"},
 }
-_DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_DECIMAL = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _OPTION = re.compile(r"([A-Z])\. ?(.*\S.*)", re.DOTALL)
 _INNER = r"(?:(?!</?(?:think|answer)>).)+"
 _SOLUTION = re.compile(rf"\s*<think>{_INNER}</think>\s*<answer>{_INNER}</answer>\s*", re.DOTALL)
@@ -325,7 +325,7 @@ def _options(row: _Row, kind: str | None) -> tuple[str, ...] | None:
 def _fitting(row: _Row, kind: str, options: tuple[str, ...] | None, answer: str) -> None:
     """Whether the answer is one that the row could have."""
     if kind in NUMERIC_TYPES and not _DECIMAL.fullmatch(answer):
-        row.fail("answer", f"expected a decimal number for {kind!r}, such as 42 or 3.1")
+        row.fail("answer", f"expected a decimal number for {kind!r} that is not negative, such as 42 or 3.1")
     if options is not None and answer not in (letters := [option[0] for option in options]):
         row.fail("answer", f"expected one of the option letters {', '.join(letters)}")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.load import ConfigError, load_config
 from configs.schema import STAGES
+from data.build_folder import BuildRefused
 from data.trace_drafts import TracesRefused
 from launch import data_build, data_frames
 from launch.data_check import DataRefused
@@ -28,7 +29,7 @@ from launch.scale import ScaleRefused, scale
 from launch.summary import results_table
 
 HOUSE = ("actors", "configs", "data", "evaluation", "grpo", "launch", "models", "rewards", "sft", "viewer")
-REFUSALS = (ConfigError, DataRefused, PreflightError, RewardRefused, RunFolderError, ScaleRefused, TracesRefused)
+REFUSALS = (BuildRefused, ConfigError, DataRefused, PreflightError, RewardRefused, RunFolderError, ScaleRefused, TracesRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

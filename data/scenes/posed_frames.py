@@ -66,6 +66,10 @@ class PosedFrames:
         folder = Path(self.folder).resolve()
         if (folder / FILE).is_file():
             return [_Reader.open(folder / FILE).name()]
+        if not folder.is_dir():
+            what = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise SourceError(folder, what, "Point data.source at a scene folder or at a folder of scene folders; what is no "
+                              "posed frames needs its data.source_format")
         found = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
         if not found:
             raise SourceError(folder, f"neither the folder nor a folder directly inside it has a {FILE}",

@@ -57,8 +57,9 @@ class ScanNet:
         """Names of all folders that are called like a scene, whatever they hold. SourceError when there is none."""
         found = sorted(path.name for path in _entries(Path(self.folder)) if _SCENE.fullmatch(path.name))
         if not found:
-            raise SourceError(self.folder, "has no folder called like scene0000_00",
-                              "Point data.source at the folder of ScanNet's scans")
+            what = "has no folder called like scene0000_00" if Path(self.folder).is_dir() else "is no folder"
+            raise SourceError(self.folder, what, "Point data.source at the folder of ScanNet's scans, which its terms of use "
+                              "let you have from its authors")
         return found
 
     def load(self, scene_id: str) -> Scene:

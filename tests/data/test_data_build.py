@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs.data_schema import BuildConfig, CompositionConfig, ConstructionConfig, DataConfig, RoomsConfig
 from data.build import build_data
+from data.build_folder import BuildRefused
 from data.checking_media import check_media
 from data.facts import CountFacts, GapFacts, NearestFacts, OffsetFacts, SizeFacts
 from data.prompts import user_text
@@ -150,7 +151,7 @@ def test_two_builds_of_one_folder_do_not_disturb_each_other(tmp_path):
     small = DataConfig(rooms=RoomsConfig(train_rooms=1, heldout_rooms=1, image_size=84, frames_per_room=8))
 
     def intrude(size):  # called while the outer build holds the folder
-        with pytest.raises(DataError, match="another process is building"):
+        with pytest.raises(BuildRefused, match="another process is building"):
             build_data(small, folder, 0, half, workers=1)
         return half(size)
 
@@ -209,7 +210,7 @@ def test_other_settings_do_not_go_on_from_an_unfinished_build(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_data(config, tmp_path / "data", 0, half, interrupted)
     other = config.model_copy(update={"construction": ConstructionConfig(min_visible=0.5)})
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(BuildRefused) as refused:
         build_data(other, tmp_path / "data", 1, half)
     message = str(refused.value)
     assert "2 scenes of an unfinished build" in message

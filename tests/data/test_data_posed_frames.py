@@ -150,8 +150,13 @@ def test_depth_boxes_that_are_turned_and_the_room(tmp_path):
 
 
 def test_a_folder_without_scene(tmp_path):
-    with pytest.raises(SourceError, match="scene.json.*Point data.source at"):
+    with pytest.raises(SourceError, match="neither .* has a scene.json.*Point data.source at"):
+        posed_scenes(tmp_path)
+    with pytest.raises(SourceError, match="nowhere: does not exist"):
         posed_scenes(tmp_path / "nowhere")
+    (tmp_path / "meta.json").write_text("{}")
+    with pytest.raises(SourceError, match="meta.json: is a file, not a folder.*source_format"):
+        posed_scenes(tmp_path / "meta.json")
 
 
 def skewed(k=((50, 1, 32), (0, 50, 24), (0, 0, 1))):

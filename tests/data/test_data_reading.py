@@ -102,6 +102,7 @@ BAD = [
     (SPATIAL_FILE, changed(CHOICE, options=OPTIONS, answer="C"), "answer", "A, B"),
     (SPATIAL_FILE, changed(CHOICE, answer="a"), "answer", "A, B, C, D"),
     (SPATIAL_FILE, changed(NUMBER, answer="27,5"), "answer", "decimal"),
+    (SPATIAL_FILE, changed(NUMBER, answer="-4"), "answer", "not negative"),
     (SPATIAL_FILE, changed(NUMBER, answer=27.5), "answer", "a string"),
     (SPATIAL_FILE, changed(NUMBER, options=OPTIONS), "options", "null"),
     (SPATIAL_FILE, changed(CHOICE, question=" <image> "), "question", "beside the <image>"),

@@ -48,7 +48,7 @@ def ladder(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         (["status", "nothing"], ["nothing is not a run folder"]),
         (["scale", "nothing", "2"], ["nothing is not a run folder"]),
         (["data", "build", "--out", "o"], ["CONFIG, or --source"]),
-        (["data", "build", "--source", "nowhere", "--out", "o"], ["nowhere: neither the folder"]),
+        (["data", "build", "--source", "nowhere", "--out", "o"], ["nowhere: does not exist"]),
         (["data", "build", "c.yaml", "--out", "o", "--name", "n"], ["unrecognized arguments: --name n"]),
         (["climb"], ["invalid choice: 'climb'"]),
     ],
