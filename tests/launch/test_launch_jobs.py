@@ -1,6 +1,5 @@
 """What a submitted job is told and carries, and which signals end a followed one."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def test_a_termination_interrupts_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         with terminations_interrupt():
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pause()
+            signal.raise_signal(signal.SIGTERM)  # in this thread: the process may have others, which would only take note of it
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -68,8 +66,7 @@ def test_an_interruption_is_answered_at_once(capfd):
     for number in (signal.SIGINT, signal.SIGTERM):
         with pytest.raises(KeyboardInterrupt):
             with terminations_interrupt("ending what was started"):
-                os.kill(os.getpid(), number)
-                signal.pause()
+                signal.raise_signal(number)
         assert capfd.readouterr().err == "ending what was started\n"
 
 
@@ -77,7 +74,7 @@ def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with terminations_interrupt():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
