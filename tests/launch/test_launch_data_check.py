@@ -35,7 +35,7 @@ def test_faults_exit_1_and_are_listed_up_to_the_limit(folder, capsys):
     assert main(["data", "check", str(folder)]) == 1
     told = capsys.readouterr().out
     assert "31 faults:" in told and told.count("expected a decimal number") == 20
-    expected = "expected a decimal number for 'object count', such as 42 or 3.1; found 'two'\n"
+    expected = "expected a decimal number for 'object count' that is not negative, such as 42 or 3.1; found 'two'\n"
     assert f"{spatial}, line 20, field 'answer': {expected}" in told
     assert "      -> correct the answer, or take the row out\n  and 10 more of this kind (--limit 0 tells all)" in told
     assert "\n2 pictures, 1 of them cannot be used\n" in told
