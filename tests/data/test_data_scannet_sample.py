@@ -23,6 +23,7 @@ CONFIG = ConstructionConfig()
 
 #: Drawn by hand on enlarged pictures with a grid of pixels and nothing else on them: the visible edges of the thing,
 #: continued where something else hides them, inside the undistorted picture (its black margin is 8 pixels wide).
+#: The last five were chosen and drawn before anybody computed their projection, and left as they were.
 DRAWN = {
     # The whole low table: left corner of the top 548, its back corner 436, right corner 1225, front foot 958.
     ("00000", 15, "table"): (548, 436, 1225, 958),
@@ -45,12 +46,37 @@ DRAWN = {
     ("00011", 11, "garbagebin"): (249, 578, 377, 793),
     # The bar: the end of its top 1104 to the border, upper edge 265.
     ("00102", 2, "table"): (1104, 265, 1290, 960),
+    # The brown cloth, cut above and on the left: its corner at the wall 293, the lowest of its hem 116.
+    ("00000", 5, "curtain"): (10, 8, 293, 116),
+    # The right part of the desk: back corner of the top 244, right foot 401, front foot 691 beside the chair.
+    ("00000", 6, "desk"): (10, 244, 401, 691),
+    # The left end of the low table: its foot 1112, back corner of the top 430, the lower board leaves the picture at 754.
+    ("00011", 15, "table"): (1112, 430, 1286, 754),
+    # The green curtain: its edge continued down behind the sofa to 150, its hem at the left border to 555.
+    ("00102", 4, "curtain"): (10, 8, 150, 555),
+    # The footstool of the sofa: back corner of the top 400, front corner continued down behind the cushion to 506.
+    ("00102", 14, "table"): (488, 400, 798, 506),
 }
-#: Things whose annotated 3-D box is so much larger than the thing that its projection cannot fit, and the IoU it has.
+#: Things with a record that nobody can draw.
+UNDRAWN = {
+    ("00011", 17, "bed"),  # none shows: at the left border, where the record is, the picture has the rug
+    ("00102", 0, "window"),  # 40 pixels of brown wood in the corner, of a window, a picture or a cupboard
+}
+#: Pairs below 0.7 and the IoU they have: the annotated 3-D box is larger than the thing, twice the drawing is off as well.
 LOOSE = {
     ("00011", 6, "desk"): 0.68,  # some 0.2 m too long on the left, where a folded chair leans against it
     ("00011", 11, "garbagebin"): 0.49,  # 0.50 m deep in the annotation, by eye half of that
     ("00102", 2, "table"): 0.62,  # wider and higher than the bar by a hand's breadth
+    ("00000", 5, "curtain"): 0.65,  # 0.22 m thick: its near edge is 33 pixels below a strip of 108
+    ("00000", 6, "desk"): 0.55,  # as high as the side that is outside of this picture, and 0.15 m too long on the right
+    ("00011", 15, "table"): 0.56,  # 0.15 m too long at the end that shows, and some 0.06 m too high
+    ("00102", 4, "curtain"): 0.69,  # goes on for 0.2 m or more behind the wooden corner; see OVERDRAWN too
+    # The edge that was continued is 0.3 m above the floor, on which the box stands: rather the rim of the cushion before it.
+    ("00102", 14, "table"): 0.37,
+}
+#: The share of a drawing that the box holds, where a hidden edge was continued too far.
+OVERDRAWN = {
+    ("00102", 4, "curtain"): 0.93,  # by the pose, 555 at the border is on the floor 0.5 m before it
 }
 
 
@@ -82,11 +108,21 @@ def test_boxes_overlap_those_drawn_by_hand(scene, drawn):
     record = next(r for r in frame_records(scene, frame) if r.object_id == identity)
     overlap, held = iou(DRAWN[drawn], record.box2d)
     assert record.label == label
-    assert held > 0.95  # a loose box is too large, never beside the thing
+    if drawn in OVERDRAWN:
+        assert held == pytest.approx(OVERDRAWN[drawn], abs=0.01)
+    else:
+        assert held > 0.95  # a loose box is too large, never beside the thing
     if drawn in LOOSE:
         assert overlap == pytest.approx(LOOSE[drawn], abs=0.01)
     else:
         assert overlap >= 0.7
+
+
+def test_every_record_is_drawn_or_named(scene):
+    """Nothing was left out because it does not fit: seven of the fifteen drawings do."""
+    found = {(frame.name, r.object_id, r.label) for frame in scene.frames for r in frame_records(scene, frame)}
+    assert found == set(DRAWN) | UNDRAWN and not UNDRAWN & set(DRAWN)
+    assert len(set(DRAWN) - set(LOOSE)) == 7 and len(DRAWN) == 15
 
 
 def test_an_outline_is_tighter_than_its_box(scene):
