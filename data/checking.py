@@ -92,6 +92,16 @@ class Checked:
     sizes: Mapping[str, Size | None] = field(default_factory=dict)
 
     @property
+    def undecoded(self) -> int:
+        """Pictures that are missing or cannot be decoded."""
+        return sum(size is None for size in self.sizes.values())
+
+    @property
+    def too_small(self) -> int:
+        """Pictures that can be decoded and have a box outside."""
+        return len({problem.path for problem in self.media if self.sizes[problem.path] is not None})
+
+    @property
     def faults(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.fault)
 
@@ -238,12 +248,12 @@ def _media_findings(media: Sequence[MediaProblem], splits: Sequence[SplitRows]) 
 
 
 def _told(report: Report) -> Callable[[int, int], None]:
-    """Tells of pictures that are done every few seconds, and of the last."""
+    """Tells of pictures that are looked at, whatever was found, every few seconds, and of the last."""
     told = [time.monotonic()]
 
     def tell(done: int, total: int) -> None:
         if done == total or time.monotonic() - told[0] >= PROGRESS_SECONDS:
             told[0] = time.monotonic()
-            report(f"{done} of {total} pictures decoded")
+            report(f"{done} of {total} pictures looked at")
 
     return tell

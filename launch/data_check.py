@@ -48,8 +48,7 @@ def report(checked: Checked, limit: int) -> Iterator[str]:
     for split in checked.splits:
         counts = ", ".join(f"{count} in {name}" for name, count in split.counts.items())
         yield f"{split.folder}: {counts or 'no rows'}"
-    bad = len({problem.path for problem in checked.media})
-    yield f"{len(checked.sizes)} pictures" + (f", {bad} of them cannot be used" if bad else "")
+    yield _pictures(checked)
     for name, joined in checked.joined().items():
         yield f"{name}: {joined}"
     for title, fault in (("fault", True), ("remark", False)):
@@ -58,6 +57,15 @@ def report(checked: Checked, limit: int) -> Iterator[str]:
             yield f"\n{len(chosen)} {title}{'s' if len(chosen) > 1 else ''}:"
             yield from _listed(chosen, limit)
     yield "\ncorrect the faults before anything is trained on this or measured with it" if checked.faults else "\nno fault"
+
+
+def _pictures(checked: Checked) -> str:
+    """Every picture that rows show is counted once here: as usable, or by what is wrong with it."""
+    total, undecoded, small = len(checked.sizes), checked.undecoded, checked.too_small
+    if not undecoded + small:
+        return f"{total} pictures, all can be used"
+    parts = [(total - undecoded - small, "can be used"), (undecoded, "missing or not decodable"), (small, "with a box outside")]
+    return f"{total} pictures: " + ", ".join(f"{count} {what}" for count, what in parts if count)
 
 
 def _listed(findings: Sequence[Finding], limit: int) -> Iterator[str]:

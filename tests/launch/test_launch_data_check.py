@@ -38,11 +38,23 @@ def test_faults_exit_1_and_are_listed_up_to_the_limit(folder, capsys):
     expected = "expected a decimal number for 'object count' that is not negative, such as 42 or 3.1; found 'two'\n"
     assert f"{spatial}, line 20, field 'answer': {expected}" in told
     assert "      -> correct the answer, or take the row out\n  and 10 more of this kind (--limit 0 tells all)" in told
-    assert "\n2 pictures, 1 of them cannot be used\n" in told
+    assert "2 of 2 pictures looked at" in told and "\n2 pictures: 1 can be used, 1 missing or not decodable\n" in told
     picture = folder / "heldout/images/heldout/f.png"
     assert f"{picture}: empty, the file has 0 bytes (and 1 more rows)\n" in told
     assert main(["data", "check", str(folder), "--limit", "0"]) == 1
     assert capsys.readouterr().out.count("expected a decimal number") == 30
+
+
+def test_every_picture_is_counted_once(folder, capsys):
+    grounding = folder / "train/spld_grounding_data.jsonl"
+    rows = [json.loads(line) for line in grounding.read_text().splitlines()]
+    boxes = [{"bbox_2d": [1, 2, 90 + place, 40], "label": "chair"} for place in range(2)]
+    grounding.write_text("".join(json.dumps(row | {"answer": boxes}) + "\n" for row in rows))
+    (folder / "heldout/images/heldout/f.png").unlink()
+    assert main(["data", "check", str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert "\n2 pictures: 1 missing or not decodable, 1 with a box outside\n" in told
+    assert told.count(": missing, ") == 1 and told.count(": box outside, ") == 2
 
 
 def test_scenes_of_others(folder, tmp_path, capsys):
