@@ -209,22 +209,41 @@ def _one_line(row: Example) -> str:
     return " ".join(" ".join(said).replace("|", "\\|").split())
 
 
+def _rows(count: int) -> str:
+    """A number of rows, marked where it is too small for a table to be judged by it."""
+    from evaluation.text_only import FEWEST_ROWS
+
+    return str(count) if count >= FEWEST_ROWS else f"{count} (too few)"
+
+
 def _letters(letters: Sequence[Mapping]) -> Iterator[str]:
+    from evaluation.text_only import FEWEST_ROWS
+
     yield "\n## Answer letters\n"
     if not letters:
         yield "No multiple choice."
         return
-    yield from _table(["question type", "options", "letters", "largest distance from uniform", "two standard errors"], [
-        [own["question_type"], own["options"], " ".join(f"{chr(ord('A') + i)} {n}" for i, n in enumerate(own["counts"])),
-         _points(own["deviation"], own["balanced"]), f"{100 * own['two_errors']:.1f}"] for own in letters])
-    if not all(own["balanced"] for own in letters):
-        yield (f"\n**Bold**: more than {100 * card.LETTER_TOLERANCE:g} points. Beyond two standard errors it is hardly "
-               "luck; within them there are too few rows to say.")
+    yield from _table(
+        ["question type", "options", "rows", "letters", "largest distance from uniform", "two standard errors"],
+        [[own["question_type"], own["options"], _rows(sum(own["counts"])),
+          " ".join(f"{chr(ord('A') + i)} {n}" for i, n in enumerate(own["counts"])),
+          _points(own), f"{100 * own['two_errors']:.1f}"] for own in letters])
+    if any(_tells_bias(own) for own in letters):
+        yield (f"\n**Bold**: more than {100 * card.LETTER_TOLERANCE:g} points, of at least {FEWEST_ROWS} rows. Beyond two "
+               "standard errors it is hardly luck; within them it may be.")
+    if any(sum(own["counts"]) < FEWEST_ROWS for own in letters):
+        yield f"\nToo few: fewer than {FEWEST_ROWS} rows, whose letters say nothing."
 
 
-def _points(share: float, balanced: bool) -> str:
-    text = f"{100 * share:.1f} points"
-    return text if balanced else f"**{text}**"
+def _points(letters: Mapping) -> str:
+    text = f"{100 * letters['deviation']:.1f} points"
+    return f"**{text}**" if _tells_bias(letters) else text
+
+
+def _tells_bias(letters: Mapping) -> bool:
+    from evaluation.text_only import FEWEST_ROWS
+
+    return not letters["balanced"] and sum(letters["counts"]) >= FEWEST_ROWS
 
 
 def _text_only(text_only: Mapping) -> Iterator[str]:
@@ -240,7 +259,7 @@ def _text_only(text_only: Mapping) -> Iterator[str]:
         if own:
             yield ""
             yield from _table(["modality", "question type", "rows", "chance", *answerers],
-                              [[score["data_type"], score["question_type"], score["scored"], f"{score['chance']:.3f}",
+                              [[score["data_type"], score["question_type"], _rows(score["scored"]), f"{score['chance']:.3f}",
                                 *(_score(score, name) for name in answerers)] for score in own])
     yield ""
     yield from _verdict(scores)

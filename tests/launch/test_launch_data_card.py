@@ -26,14 +26,14 @@ def rows(split: str, count: int, crooked: bool) -> list[dict]:
     return own
 
 
-def write(folder, crooked=False, splits=("train", "heldout")):
+def write(folder, crooked=False, splits=("train", "heldout"), count=120):
     for split in splits:
         own = folder / split
-        for row in rows(split, 120, crooked):
+        for row in rows(split, count, crooked):
             path = own / "images" / row["image"][0]
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 24)).save(path)
-        (own / "spld_spatial_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split, 120, crooked)))
+        (own / "spld_spatial_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split, count, crooked)))
         for name in ("grounding", "coldstart"):
             (own / f"spld_{name}_data.jsonl").write_text("")
     return folder
@@ -60,8 +60,21 @@ def test_what_text_gives_away_is_said(tmp_path):
     page = (tmp_path / "own/card.md").read_text()
     verdict = "text alone is clearly above chance (most frequent letter: 1.000, chance 0.250)"
     assert f"* single_image, relative distance: {verdict}" in page
-    assert "| relative distance | 4 | A 0 B 0 C 240 D 0 | **75.0 points** | 5.6 |" in page
+    assert "| relative distance | 4 | 240 | A 0 B 0 C 240 D 0 | **75.0 points** | 5.6 |" in page
     assert not (tmp_path / "rooms/card").exists()
+
+
+@pytest.mark.parametrize("count, letters, answered", [
+    (4, "| 8 (too few) | A 0 B 0 C 8 D 0 | 75.0 points |", "| 4 (too few) | 0.250 | 1.000 |"),
+    (15, "| 30 | A 0 B 0 C 30 D 0 | **75.0 points** |", "| 15 (too few) | 0.250 | 1.000 |"),
+    (30, "| 60 | A 0 B 0 C 60 D 0 | **75.0 points** |", "| 30 | 0.250 | **1.000** |"),
+])
+def test_a_table_of_too_few_rows_is_marked_and_says_nothing(tmp_path, count, letters, answered):
+    write(tmp_path / "rooms", crooked=True, count=count)
+    assert main(["data", "card", str(tmp_path / "rooms")]) == 0
+    page = (tmp_path / "rooms/card/card.md").read_text()
+    assert f"| relative distance | 4 {letters}" in page and f"| single_image | relative distance {answered}" in page
+    assert ("Too few: fewer than 30 rows" in page) == (count == 4) and ("**Bold**: more than 2 points" in page) == (count > 4)
 
 
 def test_pictures_that_cannot_be_read_are_counted_not_hidden(tmp_path):
