@@ -31,17 +31,36 @@ LETTER_TOLERANCE = 0.02
 #: Parts that rows without an evaluation split are divided into, by place.
 PARTS = 5
 
-LICENCES = {
+#: What the card says of a folder whose manifest names no known source.
+UNKNOWN = "unknown"
+_SCANNET = ("ScanNet has terms of use of its own, which bind what derives from it: read them before you pass on its frames, this "
+            "card's pictures included, or what was made of its annotations.")
+_NOT_SHIPPED = "This project ships none of these rows, pictures or weights made of them; it reads the folder that you provide."
+#: Source, as `data.build` writes it into the manifest, to notes on licences.
+LICENCES: Mapping[str, tuple[str, ...]] = {
     "procedural rooms": (
         "Scenes and pictures are drawn by this project's renderer; no material of others is in them. They carry the licence "
         "of this project (Apache-2.0).",
     ),
-    "other": (
-        "Pictures and geometry stay under the terms of the scenes they come from. ScanNet has terms of use of its own: read "
-        "them before you pass on its frames, this card's pictures included.",
-        "SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from SR-91k (CC BY-NC 4.0: no "
-        "commercial use), and all of its pictures from ScanNet. Find out whether models trained on it are bound by both.",
-        "This project ships none of these rows, pictures or weights made of them; it reads the folder that you provide.",
+    "layouts": (
+        "The pictures are drawn by this project's renderer; boxes, room sizes and names are VSI-Bench's meta-information, "
+        "whose ScanNet part derives from ScanNet's annotations. " + _SCANNET,
+        _NOT_SHIPPED,
+    ),
+    "posed_frames": (
+        "Pictures, poses and boxes were given as posed frames: they stay under the terms of whoever captured and annotated "
+        "them, which no scene.json says. Find out which before you pass on rows, frames or this card's pictures.",
+        "If they were converted from ScanNet: " + _SCANNET,
+        _NOT_SHIPPED,
+    ),
+    "scannet": ("Pictures, geometry and labels are ScanNet's. " + _SCANNET, _NOT_SHIPPED),
+    UNKNOWN: (
+        "Unknown: no manifest says what these rows were made of. Pictures and geometry stay under the terms of the scenes they "
+        "come from; find out which before you pass anything on.",
+        "If these are the files of SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from SR-91k "
+        "(CC BY-NC 4.0: no commercial use), and all of its pictures from ScanNet, which has terms of use of its own. Find out "
+        "whether models trained on it are bound by both.",
+        _NOT_SHIPPED,
     ),
 }
 
@@ -60,6 +79,11 @@ class LetterBalance:
     @property
     def balanced(self) -> bool:
         return self.deviation <= LETTER_TOLERANCE
+
+
+def licences(source: str) -> tuple[str, ...]:
+    """Notes on the licences of a folder made from `source`, as a manifest calls it; any other name is unknown."""
+    return LICENCES.get(source, LICENCES[UNKNOWN])
 
 
 def category(row: Example) -> str:

@@ -80,7 +80,7 @@ def read_folder(folder: Path) -> Folder:
     except (ValueError, AttributeError):
         raise DataRefused(f"{manifest} is no JSON object; build the folder again, or remove the manifest") from None
     roots = {name: picture_folder(own) for name, own in folders.items()}
-    return Folder(folder, splits, roots, str(source or "released files"))
+    return Folder(folder, splits, roots, str(source or card.UNKNOWN))
 
 
 def contents(read: Folder) -> dict:
@@ -111,7 +111,7 @@ def contents(read: Folder) -> dict:
         "joined": {name: _join(own) for name, own in joined.items()},
         "letters": [{**asdict(own), "balanced": own.balanced} for own in card.letter_balance(questions)],
         "text_only": {"how": _how(read), "scores": [asdict(score) for score in text_only_scores(_parts(read))]},
-        "licences": list(card.LICENCES.get(read.source, card.LICENCES["other"])),
+        "licences": list(card.licences(read.source)),
     }
 
 

@@ -1,11 +1,16 @@
 """What a card counts, by hand; and its contact sheet."""
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 from PIL import Image
 
-from data.card import by_place, categories, letter_balance, picture_sizes, pictures_per_row, question_types, shown_rows
+from configs.data_schema import DataConfig
+from data.card import (
+    LICENCES, UNKNOWN, by_place, categories, letter_balance, licences, picture_sizes, pictures_per_row, question_types,
+    shown_rows,
+)
 from data.card_pictures import HEIGHT, MARGIN, WIDTH, contact_sheet
 from data.reading import load_split
 from data.types import LOCALIZATION, Box, Example
@@ -25,6 +30,24 @@ def test_composition(tmp_path):
     assert question_types(splits) == {kind: {"train": 1, "heldout": 1} for kind in (
         ("single_image", "object size"), ("single_image", "relative direction"), ("video", "room size"))}
     assert pictures_per_row(splits["train"].spatial) == {"single_image": (1, 1.0, 1), "video": (3, 3.0, 3)}
+
+
+@pytest.mark.parametrize("source, told, not_told", [
+    ("procedural rooms", "Apache-2.0", "ScanNet"),
+    ("posed_frames", "whoever captured and annotated", "SpatialLadder"),
+    ("layouts", "VSI-Bench's meta-information", "SpatialLadder"),
+    ("scannet", "are ScanNet's. ScanNet has terms of use", "Apache-2.0"),
+    (UNKNOWN, "Unknown: no manifest says", "are ScanNet's."),
+    ("something else", "Unknown: no manifest says", "are ScanNet's."),
+])
+def test_licences_are_those_of_the_source(source, told, not_told):
+    lines = licences(source)
+    assert told in " ".join(lines) and not_told not in " ".join(lines)
+
+
+def test_every_source_that_can_be_built_has_its_licences():
+    formats = get_args(DataConfig.model_fields["source_format"].annotation)
+    assert set(LICENCES) == {"procedural rooms", *formats, UNKNOWN}
 
 
 def test_letters():

@@ -6,6 +6,8 @@ import random
 import pytest
 from PIL import Image
 
+from data.card import licences
+from data.reading import FILES
 from launch.cli import main
 
 LETTERS = "ABCD"
@@ -75,6 +77,17 @@ def test_a_table_of_too_few_rows_is_marked_and_says_nothing(tmp_path, count, let
     page = (tmp_path / "rooms/card/card.md").read_text()
     assert f"| relative distance | 4 {letters}" in page and f"| single_image | relative distance {answered}" in page
     assert ("Too few: fewer than 30 rows" in page) == (count == 4) and ("**Bold**: more than 2 points" in page) == (count > 4)
+
+
+@pytest.mark.parametrize("source", ["procedural rooms", "scannet", None])
+def test_licences_are_those_of_the_source_that_the_manifest_names(tmp_path, source):
+    counts = {split: {"rows": dict(zip(FILES, (0, 2, 0)))} for split in ("train", "heldout")}
+    write(tmp_path, count=2)
+    if source:
+        (tmp_path / "manifest.json").write_text(json.dumps({"source": source, "counts": counts}))
+    assert main(["data", "card", str(tmp_path)]) == 0
+    page = (tmp_path / "card/card.md").read_text()
+    assert f"Source: {source or 'unknown'}." in page and f"* {licences(source or 'unknown')[0]}" in page
 
 
 def test_pictures_that_cannot_be_read_are_counted_not_hidden(tmp_path):
