@@ -22,7 +22,7 @@ from typing import Callable, Sequence
 
 from configs.data_schema import DataConfig
 from data.build_folder import SCENES, finished_scenes, partial_folder
-from data.build_progress import BuildProgress, Say
+from data.build_progress import ONE_PLACE, BuildProgress, Say, written_lines
 from data.composition import choose, take_all
 from data.coordinates import Size
 from data.leakage import place_of
@@ -73,6 +73,8 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
             folder.rmdir()
         out.rename(folder)
         shutil.rmtree(partial)
+    for line in written_lines(folder, manifest):
+        say(line)
     return manifest
 
 
@@ -99,7 +101,7 @@ def _splits(config: DataConfig, source: SceneSource, scene_ids: Sequence[str],
         return "by list", split_by_lists(scene_ids, build)
     if len({place_of(scene_id) for scene_id in scene_ids}) > 1:
         return "by place", split_by_share(scene_ids, build.heldout_share, seed)
-    return "by row; one place only", None
+    return ONE_PLACE, None
 
 
 def _build_scenes(job: SceneJob, wanted: Sequence[str], finished: set[str], max_bad_share: float, workers: int,

@@ -1,14 +1,20 @@
-"""What a build says while it runs: scenes done, rows so far, rate, time left, and every scene that is left out."""
+"""What a build says: while it runs scenes done, rows so far, rate, time left, and every scene that is left out; at the end what
+is written."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Callable, Sequence
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence, get_args
 
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
 from data.scene_build import SceneOutcome
+from data.types import DataType
 
 Say = Callable[[str], None]
+#: How `split` of a manifest calls a build of one place, whose questions were divided.
+ONE_PLACE = "by row; one place only"
 #: Seconds between two lines.
 _PAUSE = 3.0
 
@@ -60,6 +66,27 @@ class BuildProgress:
     def _line(self) -> str:
         of_these = f" by the {self._done} built now" if self._before else ""
         return f"data: {self._before + self._done}/{self._total} scenes, {self._rows} rows offered{of_these}"
+
+
+def written_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What the rows of a new folder cannot do, if anything, and last how many rows of what each split has."""
+    counts = manifest["counts"]
+    if manifest["split"] == ONE_PLACE:
+        yield ("data: WARNING: the source shows one place only, so its questions were divided and no place is held out: what "
+               "is measured on heldout/ says nothing about new places. Give scenes of two places or more")
+    for split, own in counts.items():
+        if not any(own["rows"].values()):
+            yield f"data: WARNING: {split}/ has no rows: give more scenes, or higher quotas (data.construction)"
+    yield f"data: {folder} is written: " + "; ".join(f"{split}: {_rows(own)}" for split, own in counts.items())
+
+
+def _rows(counts: Mapping[str, Any]) -> str:
+    asked: Counter[str] = Counter()
+    for kind, count in counts["question_types"][SPATIAL_FILE].items():
+        asked[kind.partition(":")[0]] += count
+    kinds = {"localization": counts["rows"][GROUNDING_FILE], **{kind: asked[kind] for kind in get_args(DataType)},
+             "coldstart": counts["rows"][COLDSTART_FILE]}
+    return f"{sum(kinds.values())} rows ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
 
 
 def _duration(seconds: float) -> str:

@@ -53,9 +53,7 @@ def _build(options: argparse.Namespace) -> int:
     problems = [*model_problems(resolved), *data_problems(resolved)]
     if problems:
         raise PreflightError(problems)
-    say = Progress()
-    build_here(resolved, out.absolute(), options.workers, say)
-    say(f"data folder {out} is written")
+    build_here(resolved, out.absolute(), options.workers, Progress())
     return 0
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from PIL import Image
 from configs.data_schema import BuildConfig, CompositionConfig, ConstructionConfig, DataConfig, RoomsConfig
 from data.build import build_data
 from data.build_folder import BuildRefused
+from data.build_progress import written_lines
 from data.checking_media import check_media
 from data.facts import CountFacts, GapFacts, NearestFacts, OffsetFacts, SizeFacts
 from data.prompts import user_text
-from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, load_split
+from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, SPATIAL_FILE, DataError, load_split
 from data.records import frame_records
 from data.scene_build import SceneJob, build_scene, read_table
 from data.scene_tables import scene_table
@@ -319,6 +322,30 @@ def test_posed_frames_become_rows_of_every_modality(tmp_path):
     distances = {row.answer for row in rows["train"] + rows["heldout"]
                  if isinstance(row, Example) and row.question_type == "absolute distance"}
     assert distances <= {"1.0", "1.3", "1.4"}  # sofa-lamp, lamp-bed, sofa-bed, by hand
+
+
+@pytest.mark.parametrize("names, warned", [(["scene0001_00", "scene0001_01"], 1), (["scene0001_00", "scene0002_00"], 0)])
+def test_the_last_line_counts_the_rows_and_one_place_is_warned_of(tmp_path, names, warned):
+    lines = []
+    build_data(posed_folders(tmp_path / "source", names), tmp_path / "data", 0, half, lines.append)
+    assert ["one place only" in line for line in lines].count(True) == warned == ("one place only" in lines[-2])
+    told = []
+    for name in ("train", "heldout"):
+        split = load_split(tmp_path / "data", name)
+        modality = Counter(row.data_type for row in split.spatial)
+        kinds = ", ".join(f"{modality[kind]} {kind}" for kind in ("single_image", "multi_view", "video"))
+        told.append(f"{name}: {len(split.examples)} rows ({len(split.grounding)} localization, {kinds}, "
+                    f"{len(split.coldstart)} coldstart)")
+    assert lines[-1] == f"data: {tmp_path / 'data'} is written: {'; '.join(told)}"
+
+
+def test_a_split_without_rows_is_warned_of():
+    empty = {"rows": dict.fromkeys(FILES, 0), "question_types": {name: {} for name in FILES}}
+    one = {"rows": dict(zip(FILES, (2, 3, 1))), "question_types": {SPATIAL_FILE: {"video: room size": 1, "video: object count": 2}}}
+    first, last = written_lines(Path("/d"), {"split": "by list", "counts": {"train": one, "heldout": empty}})
+    assert first.startswith("data: WARNING: heldout/ has no rows")
+    assert last == ("data: /d is written: train: 6 rows (2 localization, 0 single_image, 0 multi_view, 3 video, 1 coldstart); "
+                    "heldout: 0 rows (0 localization, 0 single_image, 0 multi_view, 0 video, 0 coldstart)")
 
 
 def test_a_posed_build_is_deterministic(tmp_path):
