@@ -29,12 +29,12 @@ from data.leakage import place_of
 from data.reading import MANIFEST, DataError
 from data.scene_build import SceneJob, SceneOutcome
 from data.scene_runs import run_here, run_on_ray
-from data.scene_tables import HELDOUT, SPLITS, TRAIN
 from data.scenes.rooms import Rooms
 from data.scenes.sources import open_source
 from data.scenes.types import SceneError, SceneSource, SourceError
 from data.splits import split_by_lists, split_by_share
 from data.tables import SceneTables, write_split
+from data.types import HELDOUT, SPLITS, TRAIN
 
 #: Scenes that were left out, each with its reason; only there if there are any.
 SKIPPED = "skipped.json"

@@ -1,5 +1,5 @@
-"""What a build says: while it runs scenes done, rows so far, rate, time left, and every scene that is left out; at the end what
-is written."""
+"""What a build says: while it runs scenes done, rows so far, rate, time left, and every scene that is left out; at the end
+what is written."""
 
 from __future__ import annotations
 

@@ -33,9 +33,10 @@ PARTS = 5
 
 #: What the card says of a folder whose manifest names no known source.
 UNKNOWN = "unknown"
-_SCANNET = ("ScanNet has terms of use of its own, which bind what derives from it: read them before you pass on its frames, this "
-            "card's pictures included, or what was made of its annotations.")
-_NOT_SHIPPED = "This project ships none of these rows, pictures or weights made of them; it reads the folder that you provide."
+_SCANNET = ("ScanNet has terms of use of its own, which bind what derives from it: read them before you pass on its frames, "
+            "this card's pictures included, or what was made of its annotations.")
+_NOT_SHIPPED = ("This project ships none of these rows, pictures or weights made of them; it reads the folder that you "
+                "provide.")
 #: Source, as `data.build` writes it into the manifest, to notes on licences.
 LICENCES: Mapping[str, tuple[str, ...]] = {
     "procedural rooms": (
@@ -55,11 +56,11 @@ LICENCES: Mapping[str, tuple[str, ...]] = {
     ),
     "scannet": ("Pictures, geometry and labels are ScanNet's. " + _SCANNET, _NOT_SHIPPED),
     UNKNOWN: (
-        "Unknown: no manifest says what these rows were made of. Pictures and geometry stay under the terms of the scenes they "
-        "come from; find out which before you pass anything on.",
-        "If these are the files of SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from SR-91k "
-        "(CC BY-NC 4.0: no commercial use), and all of its pictures from ScanNet, which has terms of use of its own. Find out "
-        "whether models trained on it are bound by both.",
+        "Unknown: no manifest says what these rows were made of. Pictures and geometry stay under the terms of the scenes "
+        "they come from; find out which before you pass anything on.",
+        "If these are the files of SpatialLadder-26k: its card says Apache-2.0. But its 9,000 video questions come from "
+        "SR-91k (CC BY-NC 4.0: no commercial use), and all of its pictures from ScanNet, which has terms of use of its own. "
+        "Find out whether models trained on it are bound by both.",
         _NOT_SHIPPED,
     ),
 }

@@ -23,9 +23,8 @@ from data.leakage import scenes_of, shared_places
 from data.reading import (
     FILES, GROUNDING_FILE, SPATIAL_FILE, DataError, RowError, count_problems, picture_folder, scan_rows,
 )
-from data.types import NUMERIC_TYPES, Example
+from data.types import NUMERIC_TYPES, SPLITS, Example
 
-SPLITS = ("train", "heldout")
 #: Places that a message names before it says how many more there are.
 NAMED = 5
 PROGRESS_SECONDS = 3.0

@@ -92,6 +92,11 @@ class OrderFacts:
     appearances: tuple[tuple[str, int], ...]
 
 
+def centimetres(metres: float) -> int:
+    """The nearest whole number of centimetres: how questions, answers and traces round every length."""
+    return int(round(100 * metres))
+
+
 Facts = (SizeFacts | GapFacts | NearestFacts | OffsetFacts | TurnFacts | CountFacts | RoomFacts | AreaFacts
          | OrderFacts)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from data.facts import centimetres
 from data.records import frame_records
 from data.scenes.furniture import CATEGORIES, build, place
 from data.scenes.render import Backdrop, render
@@ -218,7 +219,7 @@ def _about_one(kind: str, thing: Thing) -> tuple[str, str]:
     if kind == "colour":
         return f"What colour is the {thing.label}?", thing.color
     if kind == "size":
-        wide, deep, high = (round(100 * side) for side in thing.size)
+        wide, deep, high = map(centimetres, thing.size)
         return f"How big is the {thing.label}?", f"The {thing.label} is {wide} cm wide, {deep} cm deep and {high} cm high."
     return f"How far is the {thing.label}?", f"{thing.distance:.1f}"
 

@@ -21,7 +21,7 @@ from typing import Iterable, Iterator, Mapping, Sequence, TypeVar
 import numpy as np
 
 from configs.data_schema import ConstructionConfig
-from data.facts import GapFacts, NearestFacts, OffsetFacts, Question, SizeFacts
+from data.facts import GapFacts, NearestFacts, OffsetFacts, Question, SizeFacts, centimetres
 from data.oriented import Boxed, closest_distance, shortest_vector
 from data.records import ObjectRecord, unrecorded
 from data.relations import camera_quadrant
@@ -90,10 +90,6 @@ def nearest_gap(config: ConstructionConfig) -> float:
     """Metres by which the nearest must win. When a centre moves by epsilon, the difference of two distances moves by
     at most twice as much: once if it is a candidate's, twice if it is that of the object measured from."""
     return max(config.min_distance_gap, 2 * config.center_epsilon, 1e-9)
-
-
-def centimetres(metres: float) -> int:
-    return int(round(100 * metres))
 
 
 def single_image_questions(question_type: str, frame: str, records: Sequence[ObjectRecord],

@@ -21,10 +21,10 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from configs.data_schema import ConstructionConfig
-from data.facts import AreaFacts, CountFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts
+from data.facts import AreaFacts, CountFacts, NearestFacts, OrderFacts, Question, RoomFacts, TurnFacts, centimetres
 from data.oriented import closest_distance
 from data.questions import (
-    centimetres, confusable, gap_facts, is_clear, nearest_gap, round_robin, shuffled, size_facts, take_turns,
+    confusable, gap_facts, is_clear, nearest_gap, round_robin, shuffled, size_facts, take_turns,
 )
 from data.records import ObjectRecord, unrecorded
 from data.relations import Level, floor_distance, sector_names, swing, turn_angle, turn_sector

@@ -23,8 +23,8 @@ from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE
 from data.records import ObjectRecord
 from data.scene_questions import multi_view_rows, video_rows
 from data.scenes.types import Scene
+from data.types import SPLITS
 
-TRAIN, HELDOUT = SPLITS = ("train", "heldout")
 #: Share of the cold-start rows that ask for boxes.
 COLDSTART_LOCALIZATION = 1 / 3
 

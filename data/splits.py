@@ -11,7 +11,7 @@ from configs.data_schema import BuildConfig
 from data.leakage import place_of
 from data.questions import shuffled
 from data.reading import DataError
-from data.scene_tables import HELDOUT, SPLITS, TRAIN
+from data.types import HELDOUT, SPLITS, TRAIN
 
 
 def split_by_share(scene_ids: Sequence[str], share: float, seed: int) -> dict[str, str]:

@@ -19,8 +19,8 @@ from data.prompts import Preset, user_text
 from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, picture_folder
 from data.stage_files import write_text
 from data.trace_selection import Trace
+from data.types import SPLITS, TRAIN
 
-SPLITS, TRAIN = ("train", "heldout"), "train"
 PICTURES = "images"
 
 

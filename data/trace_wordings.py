@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from data.facts import (
     AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+    centimetres,
 )
 
 #: Words of the longest reasoning in these wordings, split at white space.
@@ -43,10 +44,6 @@ def varied_reasoning(question: Question) -> str:
     return f"{opening}{bodies[drawn % len(bodies)]} {closing.format(a=question.answer, unit=unit)}"
 
 
-def _cm(metres: float) -> int:
-    return round(100 * metres)
-
-
 def _bodies(facts: Facts) -> Sequence[str]:
     match facts:
         case SizeFacts():
@@ -70,7 +67,7 @@ def _bodies(facts: Facts) -> Sequence[str]:
 
 
 def _size(facts: SizeFacts) -> Sequence[str]:
-    sides = {"length": _cm(facts.long), "width": _cm(facts.wide), "height": _cm(facts.high)}
+    sides = {"length": centimetres(facts.long), "width": centimetres(facts.wide), "height": centimetres(facts.high)}
     longest = max(sides, key=sides.get)
     listed = ", ".join(f"its {name} is {value} cm" for name, value in sides.items())
     return (
@@ -81,9 +78,9 @@ def _size(facts: SizeFacts) -> Sequence[str]:
 
 
 def _gap(facts: GapFacts) -> Sequence[str]:
-    gaps = [_cm(gap) for gap in facts.along if _cm(gap) > 0]
+    gaps = [centimetres(gap) for gap in facts.along if centimetres(gap) > 0]
     names = f"the {facts.first} and the {facts.second}"
-    whole = _cm(facts.distance)
+    whole = centimetres(facts.distance)
     if len(gaps) < 2:
         return (f"Between the closest points of {names} there are {whole} cm along one direction, and nothing else.",
                 f"The free space between {names} runs in one direction only. It is {whole} cm.")
@@ -99,22 +96,22 @@ def _gap(facts: GapFacts) -> Sequence[str]:
 
 def _nearest(facts: NearestFacts) -> Sequence[str]:
     ranked = sorted(facts.distances, key=lambda pair: pair[1])
-    given = ", ".join(f"to the {label} {_cm(distance)} cm" for label, distance in facts.distances)
-    order = ", then ".join(f"the {label} ({_cm(distance)} cm)" for label, distance in ranked)
+    given = ", ".join(f"to the {label} {centimetres(distance)} cm" for label, distance in facts.distances)
+    order = ", then ".join(f"the {label} ({centimetres(distance)} cm)" for label, distance in ranked)
     (_, near), (second, far) = ranked[:2]
     return (
         f"I measure from the closest point of the {facts.target}: {given}. "
         f"The smallest of these belongs to the {facts.nearest}.",
         f"Seen from the {facts.target}, the nearest comes first: {order}.",
-        f"Which is nearest to the {facts.target}? The {facts.nearest} is {_cm(near)} cm away. "
-        f"The {second} comes next with {_cm(far)} cm. So it is the {facts.nearest}.",
+        f"Which is nearest to the {facts.target}? The {facts.nearest} is {centimetres(near)} cm away. "
+        f"The {second} comes next with {centimetres(far)} cm. So it is the {facts.nearest}.",
     )
 
 
 def _offset(facts: OffsetFacts) -> Sequence[str]:
     side = "right" if facts.right > 0 else "left"
     depth, meaning = ("farther from", "front") if facts.farther > 0 else ("nearer to", "back")
-    across, along = abs(_cm(facts.right)), abs(_cm(facts.farther))
+    across, along = abs(centimetres(facts.right)), abs(centimetres(facts.farther))
     return (
         f"In the picture I compare the {facts.subject} with the {facts.anchor}. It lies {across} cm to the {side}. "
         f"It is also {along} cm {depth} the camera, which counts as {meaning}. Together that is {facts.direction}.",

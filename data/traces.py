@@ -15,6 +15,7 @@ from configs.data_schema import TraceWording
 from data.coordinates import Size, in_frame
 from data.facts import (
     AreaFacts, CountFacts, Facts, GapFacts, NearestFacts, OffsetFacts, OrderFacts, Question, RoomFacts, SizeFacts, TurnFacts,
+    centimetres,
 )
 from data.prompts import Preset, boxes_json
 from data.trace_wordings import varied_reasoning
@@ -48,25 +49,22 @@ def _places(boxes: tuple[Box, ...], original_size: Size, frame: Size) -> str:
     return f"I see {', '.join(places)}."
 
 
-def _cm(metres: float) -> int:
-    return int(round(100 * metres))
-
-
 def _reasoning(facts: Facts, answer: str) -> str:
     match facts:
         case SizeFacts():
-            sides = f"{_cm(facts.long)} cm long, {_cm(facts.wide)} cm wide and {_cm(facts.high)} cm high"
+            long, wide, high = map(centimetres, (facts.long, facts.wide, facts.high))
+            sides = f"{long} cm long, {wide} cm wide and {high} cm high"
             return f"The {facts.label} is {sides}. The longest is {answer} cm."
         case GapFacts():
-            x, y, z = map(_cm, facts.along)
+            x, y, z = map(centimetres, facts.along)
             gaps = f"{x} cm and {y} cm" + (f" and {z} cm up" if z else "")
             return f"Between the {facts.first} and the {facts.second} I see {gaps}. The distance is {answer} m."
         case NearestFacts():
-            each = ", ".join(f"the {label} is {_cm(distance)} cm away" for label, distance in facts.distances)
+            each = ", ".join(f"the {label} is {centimetres(distance)} cm away" for label, distance in facts.distances)
             return f"From the {facts.target}, {each}. The nearest is the {facts.nearest}, option {answer}."
         case OffsetFacts():
-            side = f"{abs(_cm(facts.right))} cm {'right' if facts.right > 0 else 'left'}"
-            depth = f"{abs(_cm(facts.farther))} cm {'farther' if facts.farther > 0 else 'nearer'}"
+            side = f"{abs(centimetres(facts.right))} cm {'right' if facts.right > 0 else 'left'}"
+            depth = f"{abs(centimetres(facts.farther))} cm {'farther' if facts.farther > 0 else 'nearer'}"
             return (f"From the {facts.anchor}, the {facts.subject} is {side} and {depth}. "
                     f"It is {facts.direction}, option {answer}.")
         case TurnFacts():
@@ -77,7 +75,8 @@ def _reasoning(facts: Facts, answer: str) -> str:
             pictures = ", ".join(map(str, facts.first_pictures))
             return f"I see the {facts.label} in picture {pictures}. The count is {answer}."
         case RoomFacts():
-            return f"The room is {_cm(facts.length)} cm long and {_cm(facts.width)} cm wide. The size is {answer} m2."
+            length, width = centimetres(facts.length), centimetres(facts.width)
+            return f"The room is {length} cm long and {width} cm wide. The size is {answer} m2."
         case AreaFacts():
             return f"The floor covers about {round(facts.area)} m2. The size is {answer} m2."
         case OrderFacts():

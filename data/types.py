@@ -15,6 +15,9 @@ from typing import Literal, Mapping
 
 DataType = Literal["single_image", "multi_view", "video"]
 
+#: The two parts of a data folder, called as their folders are. Their order numbers them in the seeds of rooms.
+TRAIN, HELDOUT = SPLITS = ("train", "heldout")
+
 #: The seven question types of SpatialLadder-26k, spelled as in the released files, and how each is answered.
 MULTIPLE_CHOICE_TYPES = ("relative distance", "relative direction", "appearance order")
 NUMERIC_TYPES = ("object size", "absolute distance", "object count", "room size")

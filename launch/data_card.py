@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data import card
-from data.checking import SPLITS, split_folders
+from data.checking import split_folders
 from data.joining import Joined, join_boxes
 from data.leakage import scenes_of, shared_places
 from data.reading import FILES, MANIFEST, DataError, Split, picture_folder, read_rows
 from data.stage_files import write_text
-from data.types import Example
+from data.types import HELDOUT, SPLITS, TRAIN, Example
 from launch.data_check import DataRefused
 from launch.progress import Say
 
@@ -125,14 +125,14 @@ def _join(joined: Joined) -> dict:
 
 
 def _how(read: Folder) -> str:
-    if tuple(read.splits) == SPLITS and read.splits["heldout"].spatial:
+    if tuple(read.splits) == SPLITS and read.splits[HELDOUT].spatial:
         return "learned from train/, asked heldout/"
     return f"no rows to be measured on: {card.PARTS} parts by place, each asked by what was learned from the others"
 
 
 def _parts(read: Folder) -> list[tuple[Sequence[Example], Sequence[Example]]]:
-    if tuple(read.splits) == SPLITS and read.splits["heldout"].spatial:
-        return [(read.splits["train"].spatial, read.splits["heldout"].spatial)]
+    if tuple(read.splits) == SPLITS and read.splits[HELDOUT].spatial:
+        return [(read.splits[TRAIN].spatial, read.splits[HELDOUT].spatial)]
     name = next(iter(read.splits))
     parts = card.by_place(read.splits[name].spatial, read.roots[name])
     return [([row for other in parts if other is not own for row in other], own) for own in parts]

@@ -64,7 +64,8 @@ def _pictures(checked: Checked) -> str:
     total, undecoded, small = len(checked.sizes), checked.undecoded, checked.too_small
     if not undecoded + small:
         return f"{total} pictures, all can be used"
-    parts = [(total - undecoded - small, "can be used"), (undecoded, "missing or not decodable"), (small, "with a box outside")]
+    parts = ((total - undecoded - small, "can be used"), (undecoded, "missing or not decodable"),
+             (small, "with a box outside"))
     return f"{total} pictures: " + ", ".join(f"{count} {what}" for count, what in parts if count)
 
 

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
+from data.types import SPLITS, TRAIN, Example
 from launch.problems import PreflightError, Problem
 
 if TYPE_CHECKING:
     from data.reading import Split
-    from data.types import Example
-
-SPLITS = ("train", "heldout")
 
 
 def data_problems(config: RunConfig) -> Iterator[Problem]:
@@ -110,7 +108,7 @@ def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:
     yield from media_problems(config, **splits)
     processor = _processor(config)
     if processor is not None:
-        yield from rendering_problems(config, folder, splits["train"], processor)
+        yield from rendering_problems(config, folder, splits[TRAIN], processor)
         yield from length_problems(config, processor=processor, **splits)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
+from data.types import TRAIN
 from launch.preflight import model_problems
 from launch.problems import PreflightError, Problem
 from launch.progress import Say
@@ -70,7 +71,7 @@ def drawn_with(config: RunConfig) -> dict[str, Any]:
         writer = {"model": fingerprint(Path(config.model.path), MODEL_FILES), "dtype": config.model.dtype}
     else:
         writer = {"model": endpoint.model, "extra_body": endpoint.extra_body}
-    data = fingerprint(Path(config.data.path) / "train", (GROUNDING_FILE, SPATIAL_FILE))
+    data = fingerprint(Path(config.data.path) / TRAIN, (GROUNDING_FILE, SPATIAL_FILE))
     return {"writer": "endpoint" if endpoint else "engine", **writer, "data": data, "preset": config.data.preset,
             "box_frame": config.model.box_frame, "seed": config.seed, "temperature": traces.sampling.temperature,
             "max_new_tokens": traces.sampling.max_new_tokens}
@@ -94,7 +95,7 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
         problems.append(Problem(f"{out} holds something else than traces", "--out", "choose another folder, or remove it"))
     rows: tuple[Example, ...] = ()
     try:
-        rows = chosen_rows(config, load_split(config.data.path, "train"))
+        rows = chosen_rows(config, load_split(config.data.path, TRAIN))
         check_media(rows)
     except DataError as error:
         problems.append(Problem(str(error).replace("\n", "\n    "), "data.path, train/", "correct what is named"))

@@ -19,6 +19,7 @@ from data.scenes.interiors import make_interior
 from data.scenes.render import Backdrop, Rendering, render
 from data.scenes.types import Frame, Scene, SceneError, SceneObject
 from data.scenes.walk import footprint, free_points, walk
+from data.types import SPLITS
 
 #: Metres between the boxes of two pieces, seen from above.
 GAP = 0.2
@@ -28,8 +29,6 @@ MAX_COVER = 0.36
 _NEAR_WALL = frozenset({"sofa", "bed", "cabinet", "shelf", "fridge", "tv"})
 _REPEATABLE = ("chair", "stool", "lamp", "plant", "bin", "cabinet", "shelf")
 _LAYOUTS, _TRIES = 60, 40
-#: In the order of their numbers in the seeds of rooms.
-SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,8 @@ def test_the_last_line_counts_the_rows_and_one_place_is_warned_of(tmp_path, name
 
 def test_a_split_without_rows_is_warned_of():
     empty = {"rows": dict.fromkeys(FILES, 0), "question_types": {name: {} for name in FILES}}
-    one = {"rows": dict(zip(FILES, (2, 3, 1))), "question_types": {SPATIAL_FILE: {"video: room size": 1, "video: object count": 2}}}
+    one = {"rows": dict(zip(FILES, (2, 3, 1))),
+           "question_types": {SPATIAL_FILE: {"video: room size": 1, "video: object count": 2}}}
     first, last = written_lines(Path("/d"), {"split": "by list", "counts": {"train": one, "heldout": empty}})
     assert first.startswith("data: WARNING: heldout/ has no rows")
     assert last == ("data: /d is written: train: 6 rows (2 localization, 0 single_image, 0 multi_view, 3 video, 1 coldstart); "
