@@ -72,8 +72,8 @@ def written_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What the rows of a new folder cannot do, if anything, and last how many rows of what each split has."""
     counts = manifest["counts"]
     if manifest["split"] == ONE_PLACE:
-        yield ("data: WARNING: the source shows one place only, so its questions were divided and no place is held out: what "
-               "is measured on heldout/ says nothing about new places. Give scenes of two places or more")
+        yield ("data: WARNING: the source shows one place only, so its questions were divided and no place is held out: "
+               "what is measured on heldout/ says nothing about new places. Give scenes of two places or more")
     for split, own in counts.items():
         if not any(own["rows"].values()):
             yield f"data: WARNING: {split}/ has no rows: give more scenes, or higher quotas (data.construction)"

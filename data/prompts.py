@@ -17,13 +17,14 @@ the same of a question row that has boxes (`data.joining`), which are to stand a
 from __future__ import annotations
 
 import json
-from typing import Literal, Sequence
+from typing import Literal, Sequence, get_args
 
 from data.coordinates import Size, as_text_target, in_frame
 from data.types import MULTIPLE_CHOICE_TYPES, Box, Example, Prompt
 
 Mode = Literal["ground", "direct", "think", "locate"]
 Preset = Literal["ladder", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 #: Who asks. Only `paper` makes a difference.
 Use = Literal["training", "evaluation"]
 Kind = Literal["letter", "number", "boxes"]

@@ -2,7 +2,8 @@
 rows.
 
 What holds: the other folder is only read; its pictures are linked, not copied, so it has to stay where it is. Files are
-replaced whole. What a manifest said of the cold-start rows is said anew.
+replaced whole. Cold-start rows to be measured on stay, in the words of the preset and with boxes in the model's frame. What a
+manifest said of the cold-start rows is said anew.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.coordinates import Size
-from data.prompts import Preset, user_text
-from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, picture_folder
+from data.prompts import PRESETS, Preset, boxes_json, user_text
+from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, picture_folder, scan_rows
 from data.stage_files import write_text
 from data.trace_selection import Trace
-from data.types import SPLITS, TRAIN
+from data.types import HELDOUT, SPLITS, TRAIN, Example
+from models.inputs import image_size
 
 PICTURES = "images"
 
@@ -34,6 +36,10 @@ def write_folder(
     for split in SPLITS:
         if (source / split).is_dir():
             _copy_split(source / split, out / split)
+    heldout = None
+    if (source / HELDOUT / COLDSTART_FILE).is_file():
+        heldout = "".join(_measured(source / HELDOUT, preset, frame))
+        write_text(out / HELDOUT / COLDSTART_FILE, heldout)
     rows = _released(source / TRAIN, traces, preset)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path = out / TRAIN / COLDSTART_FILE
@@ -44,7 +50,10 @@ def write_folder(
         counts = manifest["counts"][TRAIN]
         counts["rows"][COLDSTART_FILE] = len(rows)
         counts.setdefault("question_types", {})[COLDSTART_FILE] = dict(sorted(kinds.items()))
-        manifest.setdefault("sha256", {})[f"{TRAIN}/{COLDSTART_FILE}"] = hashlib.sha256(text.encode()).hexdigest()
+        hashes = manifest.setdefault("sha256", {})
+        for split, own in ((TRAIN, text), (HELDOUT, heldout)):
+            if own is not None:
+                hashes[f"{split}/{COLDSTART_FILE}"] = hashlib.sha256(own.encode()).hexdigest()
         manifest.setdefault("config", {})["preset"] = preset
         for size in manifest.get("processed_sizes", ()):
             size["processed"] = list(frame(tuple(size["original"])))
@@ -60,6 +69,30 @@ def _copy_split(source: Path, out: Path) -> None:
     link = out / PICTURES
     link.unlink(missing_ok=True)
     link.symlink_to(picture_folder(source).resolve(), target_is_directory=True)
+
+
+def _measured(split: Path, preset: Preset, frame: Callable[[Size], Size]) -> Iterator[str]:
+    """The lines of a split's cold-start rows, those that ask what another row of it asks with prompt and boxes written anew.
+
+    A row from elsewhere, with a prompt of its own, has neither and stays as it is.
+    """
+    asked: dict[tuple[tuple[str, ...], str], Example] = {}
+    for name in (GROUNDING_FILE, SPATIAL_FILE):
+        for row in scan_rows(split.parent, name, split.name) if (split / name).is_file() else ():
+            if row.example is not None:
+                asked |= {(row.example.media, user_text(row.example, "think", own)): row.example for own in PRESETS}
+    lines = (split / COLDSTART_FILE).read_bytes().split(b"\n")
+    for row in scan_rows(split.parent, COLDSTART_FILE, split.name):
+        example = asked.get((row.example.media, row.example.prompt_text or "")) if row.example else None
+        if example is None:
+            yield lines[row.line - 1].decode() + "\n"
+            continue
+        fields = json.loads(lines[row.line - 1]) | {"prompt": user_text(example, "think", preset)}
+        if example.is_localization:
+            original = image_size(example.media[0])
+            boxes = boxes_json(example.boxes, original, frame(original), preset)
+            fields["solution"] = f"{fields['solution'].partition('<answer>')[0]}<answer>{boxes}</answer>"
+        yield json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _released(split: Path, traces: Sequence[Trace], preset: Preset) -> list[dict[str, Any]]:

@@ -345,7 +345,8 @@ def test_a_split_without_rows_is_warned_of():
            "question_types": {SPATIAL_FILE: {"video: room size": 1, "video: object count": 2}}}
     first, last = written_lines(Path("/d"), {"split": "by list", "counts": {"train": one, "heldout": empty}})
     assert first.startswith("data: WARNING: heldout/ has no rows")
-    assert last == ("data: /d is written: train: 6 rows (2 localization, 0 single_image, 0 multi_view, 3 video, 1 coldstart); "
+    assert last == ("data: /d is written: "
+                    "train: 6 rows (2 localization, 0 single_image, 0 multi_view, 3 video, 1 coldstart); "
                     "heldout: 0 rows (0 localization, 0 single_image, 0 multi_view, 0 video, 0 coldstart)")
 
 
