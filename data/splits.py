@@ -27,19 +27,22 @@ def split_by_share(scene_ids: Sequence[str], share: float, seed: int) -> dict[st
 def split_by_lists(scene_ids: Sequence[str], config: BuildConfig) -> dict[str, str]:
     """Split of every listed scene that the source has; others have none.
 
-    DataError when a list cannot be read, when a place is in both lists, or when the source has no scene of either.
+    DataError when a list cannot be read, when a place is in both lists, or when a list names scenes and the source has none
+    of them.
     """
     listed = {TRAIN: _listed(config.train_list), HELDOUT: _listed(config.heldout_list)}
     both = {place_of(name) for name in listed[TRAIN]} & {place_of(name) for name in listed[HELDOUT]}
     if both:
         raise DataError(f"{config.train_list} and {config.heldout_list} share {len(both)} places, such as {min(both)}: what "
                         "is held out must be other places; take them out of one list")
+    for file, names in zip((config.train_list, config.heldout_list), listed.values()):
+        if names and not set(names) & set(scene_ids):
+            raise DataError(f"none of the {len(names)} scenes of {file}, such as {names[0]}, is in the source, which has "
+                            f"{len(scene_ids)}, such as {scene_ids[0]}")
     split_of = {name: split for split, names in listed.items() for name in names}
-    found = {scene_id: split_of[scene_id] for scene_id in scene_ids if scene_id in split_of}
-    if not found:
-        raise DataError(f"none of the {len(split_of)} scenes of {config.train_list} and {config.heldout_list} is in the "
-                        f"source, which has {len(scene_ids)}, such as {scene_ids[0]}")
-    return found
+    if not split_of:
+        raise DataError(f"{config.train_list} and {config.heldout_list} name no scene")
+    return {scene_id: split_of[scene_id] for scene_id in scene_ids if scene_id in split_of}
 
 
 def _listed(path: str) -> list[str]:

@@ -55,18 +55,27 @@ def _rooms_problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def _source_problems(config: RunConfig) -> Iterator[Problem]:
-    """A source without scenes, or whose scenes are all faulty. Reads until one scene is good."""
+    """Lists that do not fit the source; a source without scenes, or whose scenes are all faulty. Reads until one is good."""
+    from data.reading import DataError
     from data.scenes.sources import open_source
     from data.scenes.types import SceneError, SourceError
+    from data.splits import split_by_lists
 
     source, first = open_source(config.data, config.seed), None
     try:
-        for scene_id in source.scene_ids():
+        scene_ids = source.scene_ids()
+        if config.data.build.train_list is not None:
+            split_by_lists(scene_ids, config.data.build)
+        for scene_id in scene_ids:
             try:
                 source.load(scene_id)
                 return
             except SceneError as error:
                 first = first or error
+    except DataError as error:
+        yield Problem(str(error), "data.build.train_list, data.build.heldout_list",
+                      "correct the lists, or leave both out: the places are then divided by data.build.heldout_share")
+        return
     except (SourceError, SceneError) as error:
         first = error
     yield Problem(str(first), "data.source", "correct what is named; docs/data.md describes the formats")

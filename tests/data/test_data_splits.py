@@ -37,8 +37,13 @@ def test_lists_decide_and_what_they_do_not_name_is_left_out(tmp_path):
 def test_lists_that_share_a_place_or_fit_no_scene_are_refused(tmp_path):
     with pytest.raises(DataError, match="share 1 places, such as scene0001"):
         split_by_lists(SCANS, lists(tmp_path, ["scene0001_00"], ["scene0001_01"]))
-    with pytest.raises(DataError, match="none of the 2 scenes"):
+    with pytest.raises(DataError, match="none of the 1 scenes of .*train.txt, such as scene0800_00, is in the source"):
         split_by_lists(SCANS, lists(tmp_path, ["scene0800_00"], ["scene0801_00"]))
+    with pytest.raises(DataError, match="none of the 2 scenes of .*heldout.txt"):
+        split_by_lists(SCANS, lists(tmp_path, ["scene0001_00"], ["scene0801_00", "scene0802_00"]))
+    with pytest.raises(DataError, match="name no scene"):
+        split_by_lists(SCANS, lists(tmp_path, [], []))
+    assert split_by_lists(SCANS, lists(tmp_path, ["scene0001_00"], [])) == {"scene0001_00": "train"}
     with pytest.raises(DataError, match="none.txt cannot be read"):
         split_by_lists(SCANS, BuildConfig(train_list=str(tmp_path / "none.txt"), heldout_list=str(tmp_path / "none.txt")))
     with pytest.raises(ValueError, match="give both, or neither"):

@@ -140,6 +140,25 @@ def test_one_good_scene_is_enough_of_a_source(tmp_path):
     assert problem.where == "data.source" and "scene a:" in problem.what and "object_bbox: is missing" in problem.what
 
 
+@pytest.mark.parametrize("listed, words", [(None, "heldout.txt cannot be read"), ("c\n", "none of the 1 scenes"), ("a\n", "share"),
+                                           ("b\n", None)])
+def test_lists_that_do_not_fit_the_source_are_found_before_anything_starts(tmp_path, listed, words):
+    box = {"centroid": [0, 0, 0.5], "axesLengths": [1, 1, 1], "normalizedAxes": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+    good = {"room_size": 16, "room_center": [0, 0, 1], "object_bbox": {"table": [box]}}
+    (tmp_path / "layouts.json").write_text(json.dumps({"a": good, "b": good}))
+    (tmp_path / "train.txt").write_text("a\n")
+    if listed is not None:
+        (tmp_path / "heldout.txt").write_text(listed)
+    lists = {"train_list": str(tmp_path / "train.txt"), "heldout_list": str(tmp_path / "heldout.txt")}
+    settings = config(data={"source": str(tmp_path / "layouts.json"), "source_format": "layouts", "build": lists})
+    problems = list(data_problems(settings))
+    if words is None:
+        assert not problems
+    else:
+        (problem,) = problems
+        assert problem.where == "data.build.train_list, data.build.heldout_list" and words in problem.what and problem.remedy
+
+
 @pytest.fixture
 def coldstart_folder(data_folder):
     """Built for preset `ladder` and a processor that makes 112 x 112 pixels of every square picture, as the tiny base's."""
