@@ -15,7 +15,8 @@ _LONGEST_HEADER = 1 << 16
 def read_vertices(path: str | Path) -> np.ndarray:
     """Positions (N, 3) float64 of the element `vertex`, which must be the file's first; other properties are skipped.
 
-    OSError when the file cannot be read, ValueError when it is not such a file or shorter than it says.
+    OSError when the file cannot be read, ValueError when it is not such a file, shorter than it says, or when a position is
+    not finite.
     """
     with open(path, "rb") as file:
         head = file.read(_LONGEST_HEADER)
@@ -28,7 +29,12 @@ def read_vertices(path: str | Path) -> np.ndarray:
         table = np.fromfile(file, layout, count)
     if len(table) < count:
         raise ValueError(f"ends after {len(table)} of {count} vertices")
-    return np.stack([table[axis] for axis in "xyz"], axis=1).astype(float)
+    vertices = np.stack([table[axis] for axis in "xyz"], axis=1).astype(float)
+    bad = np.flatnonzero(~np.isfinite(vertices).all(axis=1))
+    if len(bad):
+        raise ValueError(f"the position of {len(bad)} of {count} vertices is not finite; the first is vertex {bad[0]}, "
+                         f"{vertices[bad[0]].tolist()}")
+    return vertices
 
 
 def _vertex_layout(header: str) -> tuple[int, np.dtype]:

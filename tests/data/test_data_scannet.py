@@ -216,6 +216,17 @@ def test_other_meshes(tmp_path):
             read_vertices(path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vertex_that_is_nowhere_is_refused_with_the_mesh(folder, tmp_path, value):
+    shutil.copytree(folder / SCENE, tmp_path / SCENE, ignore=shutil.ignore_patterns("*.sens"))
+    points = read_vertices(tmp_path / SCENE / MESH)
+    points[-1, 2] = value  # of the last thing, the picture on the wall
+    (tmp_path / SCENE / MESH).write_bytes(ply(points))
+    with pytest.raises(SceneError, match=f"position of 1 of {len(points)} vertices is not finite") as caught:
+        ScanNet(str(tmp_path), 1, DROP).load(SCENE)
+    assert caught.value.file == tmp_path / SCENE / MESH
+
+
 def test_the_outline_of_a_floor():
     square = np.stack(np.meshgrid(np.linspace(0, 3, 61), np.linspace(0, 2, 41)), -1).reshape(-1, 2)
     assert outline_area(square) == pytest.approx(6)
