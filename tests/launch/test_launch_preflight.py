@@ -140,8 +140,9 @@ def test_one_good_scene_is_enough_of_a_source(tmp_path):
     assert problem.where == "data.source" and "scene a:" in problem.what and "object_bbox: is missing" in problem.what
 
 
-@pytest.mark.parametrize("listed, words", [(None, "heldout.txt cannot be read"), ("c\n", "none of the 1 scenes"), ("a\n", "share"),
-                                           ("b\n", None)])
+@pytest.mark.parametrize("listed, words", [
+    (None, "heldout.txt cannot be read"), ("c\n", "none of the 1 scenes"), ("a\n", "share"), ("b\n", None),
+])
 def test_lists_that_do_not_fit_the_source_are_found_before_anything_starts(tmp_path, listed, words):
     box = {"centroid": [0, 0, 0.5], "axesLengths": [1, 1, 1], "normalizedAxes": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
     good = {"room_size": 16, "room_center": [0, 0, 1], "object_bbox": {"table": [box]}}
