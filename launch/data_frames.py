@@ -45,5 +45,6 @@ def _frames(options: argparse.Namespace) -> int:
         except SceneError as error:
             bad += 1
             say(f"not exported: {error}")
-    say(f"{len(scenes) - bad} of {len(scenes)} scenes are exported")
+    say(f"{len(scenes) - bad} of {len(scenes)} scenes are exported; read them with data.scannet.every_nth={options.every}, "
+        "or a multiple of it")
     return 1 if bad else 0

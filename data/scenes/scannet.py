@@ -14,17 +14,19 @@ What holds
       scene0217_00 is) counts once.
     * `room` is the hull of all annotated vertices, `room_area` the area of their outline from above
       (`data.scenes.floor`). Vertices of no thing are left out: much of them was seen through doors and windows.
-    * Frames are those whose number is a multiple of `every_nth`, in order of their numbers. Frames without a finite pose
-      are left out: tracking was lost there. Depth is used where the folder `depth` exists.
+    * Frames are those whose number in the capture is a multiple of `every_nth`, in order of their numbers; pictures that
+      were exported at another distance, which would be thinned a second time, are refused. Frames without a finite pose are
+      left out: tracking was lost there. Depth is used where the folder `depth` exists.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -201,6 +203,7 @@ class _Reader:
                     and path.stem.isdecimal()}
         if not pictures:
             self.refuse("color", "folder", "has no pictures named by their numbers", _EXPORT)
+        self._refuse_thinning(pictures, every_nth)
         poses = {number: self._pose(path.stem) for number, path in sorted(pictures.items()) if number % every_nth == 0}
         kept = [number for number, pose in poses.items() if pose is not None]
         if not kept:
@@ -215,6 +218,15 @@ class _Reader:
             depth_k = self._intrinsics("depth", self._one_size(depths, depth_size), settings)
         return tuple(Frame(pictures[number].stem, Camera(k, align @ poses[number], *size), image, depth, depth_k)
                      for number, image, depth in zip(kept, images, depths))
+
+    def _refuse_thinning(self, numbers: Collection[int], every_nth: int) -> None:
+        """Where every 20th frame is there and every 50th is asked for, only every 100th would be used."""
+        step = math.gcd(*numbers)
+        if all(number % every_nth == 0 for number in numbers) or every_nth % step == 0:
+            return
+        self.refuse("color", "folder", f"its numbers are multiples of {step}, data.scannet.every_nth is {every_nth}: only "
+                    f"multiples of {math.lcm(step, every_nth)} would be used", f"Set data.scannet.every_nth to a multiple of {step}, or export the frames that are missing "
+                    f"with `ladder data frames FOLDER --every {every_nth}`")
 
     def _files(self, name: str) -> list[Path]:
         folder = self.folder / name

@@ -74,6 +74,18 @@ def test_frames_are_aligned_and_those_without_a_pose_are_left_out(folder, scene)
     assert [frame.name for frame in every_third.frames] == ["0", "3"]
 
 
+def test_frames_are_not_thinned_twice_in_silence(folder, tmp_path):
+    shutil.copytree(folder / SCENE, tmp_path / SCENE, ignore=shutil.ignore_patterns("*.sens", "1.jpg", "3.jpg"))
+
+    def names(every_nth):
+        return [frame.name for frame in ScanNet(str(tmp_path), every_nth, DROP).load(SCENE).frames]
+
+    assert names(1) == names(2) == names(4) == ["0", "4"] and names(8) == ["0"]
+    with pytest.raises(SceneError, match="multiples of 4, data.scannet.every_nth is 3: only multiples of 12") as caught:
+        names(3)
+    assert caught.value.file == tmp_path / SCENE / "color" and "--every 3" in caught.value.action
+
+
 def test_a_scene_without_any_pose(tmp_path):
     place = write_scene(tmp_path)
     list(export_frames(tmp_path, SCENE, 1))
