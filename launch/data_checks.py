@@ -78,7 +78,8 @@ def _source_problems(config: RunConfig) -> Iterator[Problem]:
         return
     except (SourceError, SceneError) as error:
         first = error
-    yield Problem(str(first), "data.source", "correct what is named; docs/data.md describes the formats")
+    yield Problem(str(first).replace("\n", "\n    "), "data.source",
+                  "correct what is named; docs/data.md describes the formats")
 
 
 def _folder_problems(config: RunConfig, folder: Path) -> Iterator[Problem]:

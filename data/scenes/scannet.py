@@ -60,8 +60,7 @@ class ScanNet:
         found = sorted(path.name for path in _entries(Path(self.folder)) if _SCENE.fullmatch(path.name))
         if not found:
             what = "has no folder called like scene0000_00" if Path(self.folder).is_dir() else "is no folder"
-            raise SourceError(self.folder, what, "Point data.source at the folder of ScanNet's scans, which its terms of use "
-                              "let you have from its authors")
+            raise SourceError(self.folder, what, how_to_get(self.folder, self.every_nth))
         return found
 
     def load(self, scene_id: str) -> Scene:
@@ -80,6 +79,20 @@ class ScanNet:
         room = tuple(annotated.min(axis=0).tolist()), tuple(annotated.max(axis=0).tolist())
         frames = reader.frames(settings, align, self.every_nth)
         return Scene(scene_id, objects, frames, room, outline_area(annotated[:, :2]))
+
+
+def how_to_get(folder: str | Path, every_nth: int) -> str:
+    """What a user without ScanNet has to do, so that `folder` is a source."""
+    return (
+        "Point data.source at the folder of ScanNet's scans. To get them:\n"
+        "  1. agree to ScanNet's terms of use (www.scan-net.org): its authors then send you their download script\n"
+        f"  2. download of every scan SCENE into {Path(folder) / 'SCENE'}: SCENE.sens, SCENE.txt, SCENE.aggregation.json, "
+        "SCENE_vh_clean_2.ply, SCENE_vh_clean_2.0.010000.segs.json\n"
+        "  3. if scenes are divided by lists: point data.build.train_list and data.build.heldout_list at ScanNet's "
+        "scannetv2_train.txt and scannetv2_val.txt (its repository has them)\n"
+        f"  4. ladder data frames {folder} --every {every_nth}\n"
+        "  5. the same command again, or with --set data.source=FOLDER if the scans lie elsewhere"
+    )
 
 
 def export_frames(folder: str | Path, scene_id: str, every_nth: int) -> Iterator[int]:
@@ -225,8 +238,9 @@ class _Reader:
         if all(number % every_nth == 0 for number in numbers) or every_nth % step == 0:
             return
         self.refuse("color", "folder", f"its numbers are multiples of {step}, data.scannet.every_nth is {every_nth}: only "
-                    f"multiples of {math.lcm(step, every_nth)} would be used", f"Set data.scannet.every_nth to a multiple of {step}, or export the frames that are missing "
-                    f"with `ladder data frames FOLDER --every {every_nth}`")
+                    f"multiples of {math.lcm(step, every_nth)} would be used",
+                    f"Set data.scannet.every_nth to a multiple of {step}, or export the frames that are missing with "
+                    f"`ladder data frames FOLDER --every {every_nth}`")
 
     def _files(self, name: str) -> list[Path]:
         folder = self.folder / name

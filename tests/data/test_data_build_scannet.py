@@ -8,7 +8,7 @@ from scannet_cases import write_scene
 from configs.load import load_config
 from data.build import build_data
 from data.checking_media import check_media
-from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, load_split
+from data.reading import COLDSTART_FILE, GROUNDING_FILE, SPATIAL_FILE, DataError, load_split
 from data.scenes.scannet import export_frames
 
 PRESET = Path(__file__).parents[2] / "configs" / "spatialladder-26k.yaml"
@@ -51,3 +51,15 @@ def test_lists_divide_the_scans_and_the_numbers_are_met(scans, tmp_path):
         assert check_media(rows) == counts["pictures"] > 0
         places[split] = {Path(path).parent.name for row in rows for path in row.media}
     assert places == {"train": set(SCANS[:2]), "heldout": {SCANS[2]}}
+
+
+def test_without_scannet_the_preset_says_in_one_message_how_to_get_it(tmp_path):
+    data = load_config(PRESET).data
+    folder = tmp_path / "scans"
+    with pytest.raises(DataError) as caught:
+        build_data(data.model_copy(update={"source": str(folder)}), tmp_path / "data", 0, lambda size: size)
+    told = str(caught.value)
+    assert f"{folder}: is no folder" in told and "terms of use" in told and "data.source=" in told
+    for file in (f"{folder}/SCENE", "SCENE.sens", "SCENE.aggregation.json", "scannetv2_train.txt", "scannetv2_val.txt"):
+        assert file in told
+    assert f"ladder data frames {folder} --every {data.scannet.every_nth}\n" in told and data.scannet.every_nth == 50

@@ -151,8 +151,9 @@ def test_scenes_are_listed_without_being_read_and_one_bad_scene_stands_alone(fol
     for unknown in ("scene0009_00", "notes", "../scans"):
         with pytest.raises(KeyError):
             source.load(unknown)
-    with pytest.raises(SourceError, match="called like scene0000_00.*Point data.source at"):
+    with pytest.raises(SourceError, match="called like scene0000_00.*Point data.source at") as caught:
         ScanNet(str(tmp_path / "notes"), 1, DROP).scene_ids()
+    assert f"ladder data frames {tmp_path / 'notes'} --every 1\n" in str(caught.value)
     with pytest.raises(SourceError):
         ScanNet(str(tmp_path / "nowhere"), 1, DROP).scene_ids()
 
