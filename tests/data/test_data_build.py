@@ -70,7 +70,7 @@ def test_the_folder_reads_back(built):
         assert {row.data_type for row in split.spatial} == {"single_image", "multi_view", "video"}
         pictures = {"single_image": 1, "multi_view": 8, "video": 8}
         assert all(len(row.media) == pictures[row.data_type] for row in split.spatial)
-    assert lines[-1].startswith("data: choosing and writing the rows of 6 scenes")
+    assert lines[-2].startswith("data: choosing and writing the rows of 6 scenes")
     for name, value in manifest["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
     assert manifest == json.loads((folder / "manifest.json").read_text())
