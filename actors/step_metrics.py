@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from actors.step_batch import StepBatch
 from actors.types import Sync
 from rewards.settings import RewardSettings
 
+#: Steps whose durations say how long the others will take; the middle one does, so that one slow step changes nothing.
+RECENT_STEPS = 8
 BUILT_IN = frozenset(RewardSettings().weights)
 #: Keys of a step in which nothing could be learned; they are null there.
 LEARNER_KEYS = (
@@ -128,14 +131,20 @@ def reward_figures(batch: StepBatch, weights: Mapping[str, float]) -> dict[str, 
     }
 
 
-def progress_line(metrics: dict[str, Any], steps: int) -> str:
-    """What a reader of the log wants to know about a step."""
+def seconds_left(recent: Sequence[float], steps: int) -> float:
+    """What `steps` more steps take if they are as long as the median of the `RECENT_STEPS` last of `recent`, durations in
+    seconds, the newest last."""
+    return statistics.median(recent[-RECENT_STEPS:]) * steps
+
+
+def progress_line(metrics: dict[str, Any], steps: int, recent: Sequence[float]) -> str:
+    """What a reader of the log wants to know about a step; `recent`: seconds of the last steps, its own included."""
     parts = "  ".join(
         f"{key.removeprefix('reward_')} {value:.2f}"
         for key, value in metrics.items()
         if key.startswith("reward_") and key != "reward_std" and value is not None
     )
-    left = (steps - metrics["step"] - 1) * metrics["seconds"]
+    left = seconds_left(recent, steps - metrics["step"] - 1)
     gap = f"  gap {metrics['logprob_gap_max']:.1e}" if metrics["logprob_gap_max"] is not None else ""
     gap = "  nothing to learn" if metrics["loss"] is None else gap
     reward = f"{metrics['reward']:.3f}" if metrics["reward"] is not None else "none"

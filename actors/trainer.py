@@ -215,7 +215,7 @@ def optimise(run: Training, position: Progress) -> None:
     last = rollouts.fleet.version  # of a learner that was lost
     synced = publish(run, position.version if last is None else last + 1)
     run.say(f"grpo: version {synced.version} proved, canary gap {synced.canary_gap:.1e} nats")
-    weights, grpo = component_weights(config.reward), config.grpo
+    weights, grpo, durations = component_weights(config.reward), config.grpo, list[float]()
     for step in range(position.step, run.steps):
         run.oversight.step_begins()
         watch = Stopwatch()
@@ -237,7 +237,8 @@ def optimise(run: Training, position: Progress) -> None:
         advantages = [own.advantages_G.tolist() for own in sampled.advantages]
         record.append(metrics, sampled.groups, sampled.rewards, advantages, [task.row for task in sampled.tasks])
         record.append_ledger(rollouts.trained(step))
-        run.say(progress_line(metrics, run.steps))
+        durations.append(metrics["seconds"])
+        run.say(progress_line(metrics, run.steps, durations))
         if alarm := gap_alarm(metrics, config.rollout.canary_tolerance):
             run.say(alarm)
         if (step + 1) % grpo.checkpoint_steps == 0 or step + 1 == run.steps:
