@@ -259,12 +259,16 @@ class Rollouts:
 
     def pump(self, pending: Pending | None = None) -> None:
         """One turn: carry out what the fleet plans, send what can be sent, take in what has happened."""
-        for action in self.fleet.plan():
+        lost: list[str] = []
+        for action in self.fleet.plan():  # the dead come first
             if action.kind == "start":
+                if lost:
+                    self._say(f"grpo: rollout worker {action.worker} starts in place of {lost.pop(0)}")
                 self._port.start(action.worker)
             elif action.kind == "update":
                 self._port.update(action.worker)
             else:
+                lost.append(action.worker)
                 self._say(f"grpo: rollout worker {action.worker} ended: {action.reason}")
                 self._port.end(action.worker, action.reason)
         self._send()
