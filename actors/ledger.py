@@ -9,6 +9,8 @@ What holds
       suspected alone, else all are; a prompt that was suspected `attempts` times is dropped, with the last reason.
     * The state is saved with the learner's: the positions of the steps that are not trained yet, and where the next ones
       begin. What was in flight then is asked again after a resume, and no position twice.
+    * A run whose learner goes back to such a state goes on with a ledger that remembers how often each prompt was sent
+      (`rewound`), so that ledger.jsonl tells of those that are asked again. A run that was killed has nothing that remembers.
 
     PENDING ──sent──▶ IN_FLIGHT ──answered──▶ ANSWERED ──train──▶ TRAINED
        ▲                  │ lost                  (scored or not: a completion without a score is typed, `rewards.outcome`)
@@ -36,7 +38,8 @@ class Status(str, Enum):
 
 @dataclass(slots=True)
 class Entry:
-    """A prompt of a step that is not trained yet. `place`: in the step, from 0. `sent`: how often. `losses`: how often it may
+    """A prompt of a step that is not trained yet. `place`: in the step, from 0. `sent`: how often, also before the learner
+    was lost. `losses`: how often it may
     have been what its worker was lost to."""
 
     name: str
@@ -63,9 +66,14 @@ class LedgerError(RuntimeError):
 class Ledger:
     """Names are `sSTEP-pPLACE`. Not thread-safe."""
 
-    def __init__(self, attempts: int, state: Mapping[str, Any] | None = None) -> None:
-        """`state`: what `state()` returned; its prompts are asked for again, by `asked`."""
+    def __init__(
+        self, attempts: int, state: Mapping[str, Any] | None = None, sent: Mapping[int, int] | None = None
+    ) -> None:
+        """`state`: what `state()` returned; its prompts are asked for again, by `asked`. `sent`: how often those of these
+        positions were sent before; see `rewound`."""
         self._attempts = attempts
+        self._before = dict(sent or {})
+        self._past: list[tuple[list[Stretch], dict[int, int]]] = []  # of trained steps, and places of what was sent again
         self._next, self._trained = 0, -1
         self._steps: dict[int, _Step] = {}
         self._entries: dict[str, Entry] = {}
@@ -120,8 +128,10 @@ class Ledger:
     def _take(self, step: int, stretch: Stretch) -> None:
         own = self._steps.setdefault(step, _Step())
         own.stretches.append(stretch)
-        for place in range(len(own.entries), len(own.entries) + stretch[1]):
-            entry = Entry(f"s{step}-p{place}", step, place)
+        begin = len(own.entries)
+        for place in range(begin, begin + stretch[1]):
+            position = stretch[0] + place - begin
+            entry = Entry(f"s{step}-p{place}", step, place, sent=self._before.pop(position, 0))
             own.entries.append(entry)
             self._entries[entry.name] = entry
             self._wait(entry)
@@ -182,6 +192,7 @@ class Ledger:
             del self._entries[entry.name]
         dropped = {entry.name: entry.reason for entry in own.entries if entry.status is Status.DROPPED}
         again = {entry.name: entry.sent for entry in own.entries if entry.sent > 1}
+        self._past.append((own.stretches, {entry.place: entry.sent for entry in own.entries if entry.sent > 1}))
         return {"step": step, "positions": own.stretches, "trained": len(own.entries) - len(dropped), "dropped": dropped,
                 "sent_again": again}
 
@@ -189,6 +200,20 @@ class Ledger:
         """What `__init__` goes on from, as plain JSON data."""
         steps = {str(step): [list(stretch) for stretch in own.stretches] for step, own in sorted(self._steps.items())}
         return {"next": self._next, "steps": steps}
+
+    def rewound(self, state: Mapping[str, Any] | None) -> Ledger:
+        """The ledger of a run whose learner goes on from `state` (None: the start), an earlier one of this ledger: it
+        remembers how often the prompts were sent that are asked for once more."""
+        open_positions = [first for own in (state["steps"].values() if state else ()) for first, _ in own]
+        begin = min([*open_positions, int(state["next"]) if state else 0])
+        sent = {position: count for position, count in self._before.items() if position >= begin}
+        for stretches, again in self._past:
+            positions = _positions(stretches)
+            sent |= {position: again.get(place, 1) for place, position in enumerate(positions) if position >= begin}
+        for step in self._steps.values():
+            positions = _positions(step.stretches)
+            sent |= {position: entry.sent for position, entry in zip(positions, step.entries, strict=True) if entry.sent}
+        return Ledger(self._attempts, state, sent)
 
     def _wait(self, entry: Entry) -> None:
         heapq.heappush(self._waiting, (entry.step, entry.place, entry.name))
@@ -202,3 +227,7 @@ class Ledger:
         if entry is None or entry.status is not status:
             raise LedgerError(f"{name} is {entry.status.value if entry else 'unknown'}, not {status.value}")
         return entry
+
+
+def _positions(stretches: Iterable[Stretch]) -> Iterable[int]:
+    return (position for first, count in stretches for position in range(first, first + count))

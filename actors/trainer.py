@@ -206,7 +206,7 @@ def persist(run: Training, position: Progress) -> None:
                 raise
             say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step}")
             learners.replace(lost, told(error))
-            rollouts.withdraw(Ledger(run.config.failures.attempts, position.ledger))
+            rollouts.withdraw(rollouts.ledger.rewound(position.ledger))
 
 
 def optimise(run: Training, position: Progress) -> None:

@@ -351,6 +351,7 @@ class Books(RuleBasedStateMachine):
         self.next_step = self.given = 0
         self.flying: set[str] = set()
         self.sends: dict[str, int] = {}
+        self.before: dict[int, int] = {}  # sendings of a position before the last rewinding
         self.losses: dict[str, int] = {}
         self.ends: dict[str, str] = {}  # answered and dropped
         self.places: dict[int, str] = {}  # position to name
@@ -362,15 +363,20 @@ class Books(RuleBasedStateMachine):
         self.given += count
         self.places.update({first + at: f"s{step}-p{place + at}" for at in range(count)})
 
+    def sent(self, position: int) -> int:
+        return self.before.get(position, 0) + self.sends.get(self.places.get(position, ""), 0)
+
     @rule()
     def save(self) -> None:
         state = json.dumps(self.ledger.state())
         self.saved = (state, list(self.lines), self.next_step, self.given, dict(self.places))
 
-    @rule()
-    def resume(self) -> None:
+    @rule(killed=st.booleans())
+    def resume(self, killed) -> None:
+        """After the job was killed, or its learner alone."""
         state, lines, self.next_step, self.given, places = self.saved
-        self.ledger = Ledger(self.ATTEMPTS, json.loads(state))
+        self.before = {} if killed else {at: self.sent(at) for at in self.before | self.places}
+        self.ledger = Ledger(self.ATTEMPTS, json.loads(state)) if killed else self.ledger.rewound(json.loads(state))
         self.lines, self.places = list(lines), dict(places)
         self.flying, self.sends, self.losses, self.ends = set(), {}, {}, {}
         assert json.dumps(self.ledger.state()) == state
@@ -441,8 +447,10 @@ class Books(RuleBasedStateMachine):
             ends = [self.ends[name] for name in names]
             assert line["trained"] == ends.count("answered")
             assert set(line["dropped"]) == {name for name in names if self.ends[name] != "answered"}
-            assert line["sent_again"] == {name: self.sends[name] for name in names if self.sends[name] > 1}
-            assert [self.places[at] for first, count in line["positions"] for at in range(first, first + count)] == names
+            positions = [at for first, count in line["positions"] for at in range(first, first + count)]
+            assert [self.places[at] for at in positions] == names
+            sent = {self.places[at]: self.sent(at) for at in positions}
+            assert line["sent_again"] == {name: count for name, count in sent.items() if count > 1}
             self.lines.append(line)
 
     @invariant()
