@@ -10,7 +10,7 @@ What holds
     * The state is saved with the learner's: the positions of the steps that are not trained yet, and where the next ones
       begin. What was in flight then is asked again after a resume, and no position twice.
     * A run whose learner goes back to such a state goes on with a ledger that remembers how often each prompt was sent
-      (`rewound`), so that ledger.jsonl tells of those that are asked again. A run that was killed has nothing that remembers.
+      (`rewound`), so that ledger.jsonl tells of those that are asked again. Of a run that was killed nobody remembers.
 
     PENDING ──sent──▶ IN_FLIGHT ──answered──▶ ANSWERED ──train──▶ TRAINED
        ▲                  │ lost                  (scored or not: a completion without a score is typed, `rewards.outcome`)

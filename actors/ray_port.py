@@ -25,6 +25,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.deadlines import DEATHS, Calls
+from actors.engine_death import UNKNOWN, actor_death
 from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.learners import Learners
@@ -284,7 +285,7 @@ class RayPort:
         if health.state in (WorkerState.SERVING.value, WorkerState.UPDATING.value):
             self._working.add(worker)
         dead = health.state == WorkerState.DEAD.value
-        return [Lost(worker, "its engine died")] if dead else [Heard(worker, health.progress)]
+        return [Lost(worker, f"its engine died: {health.reason or UNKNOWN}")] if dead else [Heard(worker, health.progress)]
 
     def _go_on(self) -> None:
         """With what the learner was asked."""
@@ -372,7 +373,7 @@ def told(error: Exception) -> str:
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, RayActorError):
-        return f"its process died: {str(error).strip().partition(chr(10))[0]}"
+        return f"its process died: {actor_death(str(error))}"
     return str(error)
 
 

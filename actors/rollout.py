@@ -34,6 +34,7 @@ from enum import Enum
 from typing import Sequence
 
 from actors.engine import Progress, build, engine_ranks, prepare_environment
+from actors.engine_death import fatal_error, own_output, why_dead
 from actors.types import Completion, Generation, RolloutRequest
 from actors.weight_copies import LocalCopies
 from actors.weight_groups import GroupError, GroupReceiver, Source
@@ -72,7 +73,8 @@ class WorkerState(str, Enum):
 
 @dataclass(frozen=True)
 class WorkerHealth:
-    """A worker's own view. `progress` grows while the engine computes; `in_flight` counts requests not yet answered."""
+    """A worker's own view. `progress` grows while the engine computes; `in_flight` counts requests not yet answered;
+    `reason`: of a dead engine's death."""
 
     worker: str
     state: str
@@ -81,6 +83,7 @@ class WorkerHealth:
     progress: int
     prompts: int
     generated_tokens: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,11 @@ class RolloutWorker:
         started = time.monotonic()
         processor = load_processor(self.model_path)
         self._expected = expected_shapes(self.model_path)
-        self._engine = build(self.model_path, self.config, self.dtype, self.seed, self._progress)
+        try:
+            self._engine = build(self.model_path, self.config, self.dtype, self.seed, self._progress)
+        except RuntimeError as error:  # vLLM's names no cause: that is in the output of the engine's process
+            cause = fatal_error(own_output())
+            raise RuntimeError(f"{error}{'' if cause is None else f': {cause}'}") from error
         vocabulary = self._engine.model_config.get_vocab_size()
         self._banned = tuple(banned_token_ids(processor, vocabulary))
         self._end = end_token_id(processor)
@@ -222,7 +229,9 @@ class RolloutWorker:
                 remark = await self._take(version, source)
             except Exception as error:  # the engine reports a worker's failure as a bare Exception
                 await self._end_frozen_requests()
-                refusal = f"worker {self.worker_id} refused version {version.number}: {error}"
+                death = self._why_dead()
+                cause = f"its engine died: {death}" if death else str(error)
+                refusal = f"worker {self.worker_id} refused version {version.number}: {cause}"
                 raise WeightVersionError(refusal) from error
             self.version = version.number
             self._enter(WorkerState.SERVING if trusted else WorkerState.STALE)
@@ -295,7 +304,11 @@ class RolloutWorker:
             progress=self._progress.value,
             prompts=self._prompts,
             generated_tokens=self._progress.generated_tokens,
+            reason=self._why_dead(),
         )
+
+    def _why_dead(self) -> str:
+        return why_dead(self._engine) if self.state is WorkerState.DEAD and self._engine is not None else ""
 
     async def image_passes(self) -> int:
         """Pictures (a video counts as one) that went through the engine's vision tower since the start, but for canaries."""
@@ -367,8 +380,9 @@ class RolloutWorker:
             encoded = await self.image_passes()
         except EngineDeadError as error:
             self._enter(WorkerState.DEAD)
+            cause = self._why_dead() or str(error)  # of one that was stopped
             raise WorkerDead(
-                f"worker {self.worker_id}: the engine died during request {request.request_id} ({error})"
+                f"worker {self.worker_id}: the engine died during request {request.request_id}: {cause}"
             ) from None
         except (ValueError, VLLMClientError) as error:
             raise ValueError(f"worker {self.worker_id}: request {request.request_id} was refused: {error}") from None

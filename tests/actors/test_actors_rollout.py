@@ -465,10 +465,10 @@ def test_the_death_of_the_engine_is_an_error_not_a_wait(serving):  # last: it ki
             await asyncio.sleep(0.01)
         for process in multiprocessing.active_children():
             process.kill()
-        with pytest.raises(WorkerDead, match="request last"):
+        with pytest.raises(WorkerDead, match="request last: its process was ended by SIGKILL"):
             await asyncio.wait_for(task, 60)
 
     serving.run(scenario())
-    assert worker.health().state == "dead"
+    assert (worker.health().state, worker.health().reason) == ("dead", "its process was ended by SIGKILL")
     with pytest.raises(StaleWorker, match="dead"):
         serving.run(worker.generate(serving.request("after")))
