@@ -93,7 +93,7 @@ def train_policy(
     tasks = TaskMaker(config, schedule, model_folder)
     position = resumed(record, schedule.steps, say)
     say(
-        f"grpo: {len(examples)} prompts, {schedule.steps} steps from {position.step}; starting "
+        f"grpo: {len(examples)} prompts, {schedule.steps} steps, {position.step} of them done; starting "
         f"{config.rollout.workers.min} rollout worker(s), {config.learner.ranks} learner rank(s), "
         f"{config.reward.actors} reward actor(s)"
     )
@@ -204,7 +204,7 @@ def persist(run: Training, position: Progress) -> None:
             deaths = 1 if position.step > before else deaths + 1
             if deaths > run.config.failures.learner:
                 raise
-            say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step}")
+            say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step + 1}")
             learners.replace(lost, told(error))
             rollouts.withdraw(rollouts.ledger.rewound(position.ledger))
 

@@ -61,12 +61,16 @@ class FleetView:
         """Of `ladder status`: a line, and one more of the workers while there are any."""
         if not self.running(now):  # a trainer that was killed has left its workers in the file
             doing = "finished" if self.finished else "stopped"
-            return f"    step {self.step} of {self.steps}, {doing} {self.age(now):.0f} s ago"
+            return f"    {self._at()}, {doing} {self.age(now):.0f} s ago"
         version = "none" if self.version is None else self.version
         return (
-            f"    step {self.step} of {self.steps}, {self.doing}; weights of version {version}; as of {self.age(now):.0f} s ago\n"
+            f"    {self._at()}, {self.doing}; weights of version {version}; as of {self.age(now):.0f} s ago\n"
             f"    {self.target} rollout worker(s) wanted: {by_state((own.name, own.state) for own in self.workers)}"
         )
+
+    def _at(self) -> str:
+        """People count steps from 1, files from 0; what comes after the last belongs to it."""
+        return f"step {min(self.step + 1, self.steps)} of {self.steps}"
 
 
 def read_fleet(run_folder: Path) -> FleetView | None:

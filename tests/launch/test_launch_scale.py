@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema import RunConfig
 from launch.cli import main
-from launch.fleet_view import read_fleet
+from launch.fleet_view import FleetView, read_fleet
 from launch.run_folder import RunFolder, RunFolderError
 from launch.scale import POLL_SECONDS, ScaleRefused, scale
 
@@ -179,15 +179,20 @@ def test_the_command_resolves_names_below_runs_and_has_the_exit_codes(
     assert capsys.readouterr().err.startswith("ladder: a fleet needs at least one")
 
 
+@pytest.mark.parametrize(("step", "shown"), [(0, "step 1 of 9"), (8, "step 9 of 9"), (9, "step 9 of 9")])
+def test_status_counts_steps_from_1_and_what_follows_the_last_as_the_last(step: int, shown: str) -> None:
+    assert shown in FleetView(NOW, step, 9, "exporting", 1, 4, ()).told(NOW)
+
+
 def test_status_shows_the_fleet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     many = [worker(f"w{index}") for index in range(9)]
     run = Run(tmp_path, [*many, worker("w9", "joining"), worker("w10", "draining", holds=1)], target=10)
     assert main(["status", str(run.folder.path)]) == 0
     shown = capsys.readouterr().out
     # It was written long ago: whoever was killed has left workers in it that are no more.
-    assert "    step 2 of 9, stopped " in shown and "rollout worker" not in shown
+    assert "    step 3 of 9, stopped " in shown and "rollout worker" not in shown
     fleet = read_fleet(run.folder.path)
     assert fleet is not None and fleet.told(NOW + 2) == (
-        "    step 2 of 9, sampling; weights of version 3; as of 2 s ago\n"
+        "    step 3 of 9, sampling; weights of version 3; as of 2 s ago\n"
         "    10 rollout worker(s) wanted: serving 9, joining w9, draining w10"
     )
