@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from actors.deadlines import DEATHS, DeadlineExceeded, Silence
+from actors.engine_death import actor_death
 from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.reward import RewardActor, longest_silence, reward_versions
@@ -97,7 +98,7 @@ class Scorers:
         try:
             result = ray.get(ref)
         except DEATHS as error:
-            self._replace(actor, str(error).partition("\n")[0])
+            self._replace(actor, actor_death(str(error)))
             return None
         actor.answers += 1
         if ref == actor.starting:
