@@ -93,7 +93,7 @@ class RayPort:
 
     def start(self, worker: str) -> None:
         rollout = self._config.rollout
-        options = self._rooms.reserve(worker)
+        options = self._rooms.reserve(worker, time.monotonic())
         actor = ray.remote(RolloutWorker).options(max_concurrency=ROLLOUT_CONCURRENCY, **options).remote(
             worker, self._model_folder, rollout, self._config.model.dtype, self._config.seed
         )
@@ -238,6 +238,8 @@ class RayPort:
         """Also raises what a call of the learner, or the start of a reward actor, has failed with."""
         self._ask_health()
         self._watch_learner()
+        for said in self._rooms.without(time.monotonic(), self._placed):
+            self._say(said)
         learner = [ref for calls, _ in self._asking for ref in calls.missing]
         learner += pending.missing if pending is not None else ()
         refs = [*self._refs, *self._scorers.refs, *learner]
