@@ -39,8 +39,7 @@ class Status(str, Enum):
 @dataclass(slots=True)
 class Entry:
     """A prompt of a step that is not trained yet. `place`: in the step, from 0. `sent`: how often, also before the learner
-    was lost. `losses`: how often it may
-    have been what its worker was lost to."""
+    was lost. `losses`: how often it may have been what its worker was lost to."""
 
     name: str
     step: int
@@ -73,7 +72,7 @@ class Ledger:
         positions were sent before; see `rewound`."""
         self._attempts = attempts
         self._before = dict(sent or {})
-        self._past: list[tuple[list[Stretch], dict[int, int]]] = []  # of trained steps, and places of what was sent again
+        self._again: dict[int, int] = {}  # positions of trained steps that were sent more than once, and how often
         self._next, self._trained = 0, -1
         self._steps: dict[int, _Step] = {}
         self._entries: dict[str, Entry] = {}
@@ -192,7 +191,7 @@ class Ledger:
             del self._entries[entry.name]
         dropped = {entry.name: entry.reason for entry in own.entries if entry.status is Status.DROPPED}
         again = {entry.name: entry.sent for entry in own.entries if entry.sent > 1}
-        self._past.append((own.stretches, {entry.place: entry.sent for entry in own.entries if entry.sent > 1}))
+        self._again |= {position: sent for position, sent in _sent(own) if sent > 1}
         return {"step": step, "positions": own.stretches, "trained": len(own.entries) - len(dropped), "dropped": dropped,
                 "sent_again": again}
 
@@ -206,13 +205,9 @@ class Ledger:
         remembers how often the prompts were sent that are asked for once more."""
         open_positions = [first for own in (state["steps"].values() if state else ()) for first, _ in own]
         begin = min([*open_positions, int(state["next"]) if state else 0])
-        sent = {position: count for position, count in self._before.items() if position >= begin}
-        for stretches, again in self._past:
-            positions = _positions(stretches)
-            sent |= {position: again.get(place, 1) for place, position in enumerate(positions) if position >= begin}
+        sent = dict.fromkeys(range(begin, self._next), 1) | self._before | self._again
         for step in self._steps.values():
-            positions = _positions(step.stretches)
-            sent |= {position: entry.sent for position, entry in zip(positions, step.entries, strict=True) if entry.sent}
+            sent |= dict(_sent(step))
         return Ledger(self._attempts, state, sent)
 
     def _wait(self, entry: Entry) -> None:
@@ -229,5 +224,7 @@ class Ledger:
         return entry
 
 
-def _positions(stretches: Iterable[Stretch]) -> Iterable[int]:
-    return (position for first, count in stretches for position in range(first, first + count))
+def _sent(step: _Step) -> Iterable[tuple[int, int]]:
+    """Positions of a step, and how often the prompt of each was sent."""
+    positions = (position for first, count in step.stretches for position in range(first, first + count))
+    return zip(positions, (entry.sent for entry in step.entries), strict=True)
