@@ -51,7 +51,7 @@ class Rooms:
             remove_placement_group(group)
 
     def without(self, now: float, placed: Container[str]) -> list[str]:
-        """What is to be said of workers that have waited for room for `PATIENCE`; of each worker once. `placed`: that run."""
+        """What is to be said of workers that have waited for room for `PATIENCE`; of each once. `placed`: that run."""
         due = [worker for worker, since in self._unseen.items() if now - since >= PATIENCE]
         for worker in due:
             del self._unseen[worker]
