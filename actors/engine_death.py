@@ -41,9 +41,12 @@ def engine_death(exit_codes: Mapping[str, int], output: str) -> str:
 
 def fatal_error(output: str) -> str | None:
     """The last line of the trace that vLLM has written of the error its engine ended with."""
-    begins = [found.end() for found in FATAL.finditer(output)]
-    lines = output[begins[-1]:].splitlines() if begins else []
-    errors = [found.group(1) for line in lines if (found := ERROR.search(line.rstrip()))]
+    if not (begins := [found.start() for found in FATAL.finditer(output)]):
+        return None
+    begin = begins[-1]
+    prefix = output[output.rfind("\n", 0, begin) + 1:begin]  # of every line of the trace; without it, others speak
+    lines = (line.rstrip() for line in output[begin - len(prefix):].splitlines() if line.startswith(prefix))
+    errors = [found.group(1) for line in lines if (found := ERROR.search(line))]
     return errors[-1][:LONGEST] if errors else None
 
 

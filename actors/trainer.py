@@ -204,7 +204,8 @@ def persist(run: Training, position: Progress) -> None:
             deaths = 1 if position.step > before else deaths + 1
             if deaths > run.config.failures.learner:
                 raise
-            say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {position.step + 1}")
+            again = min(position.step + 1, run.steps)  # the last may be done, but not exported
+            say(f"grpo: a learner rank was lost ({told(error)}); all ranks start again at step {again}")
             learners.replace(lost, told(error))
             rollouts.withdraw(rollouts.ledger.rewound(position.ledger))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
-from data.types import TRAIN
+from data.types import HELDOUT, TRAIN
 from launch.preflight import model_problems
 from launch.problems import PreflightError, Problem
 from launch.progress import Say
@@ -96,9 +96,9 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     rows: tuple[Example, ...] = ()
     try:
         rows = chosen_rows(config, load_split(config.data.path, TRAIN))
-        check_media(rows)
+        check_media([*rows, *_measured_rows(Path(config.data.path))])
     except DataError as error:
-        problems.append(Problem(str(error).replace("\n", "\n    "), "data.path, train/", "correct what is named"))
+        problems.append(Problem(str(error).replace("\n", "\n    "), "data.path", "correct what is named"))
     if rows and not problems and config.traces.endpoint is None:
         problems += _engine_problems(config, rows)
     if not rows and not problems:
@@ -106,6 +106,13 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     if problems:
         raise PreflightError(problems)
     return rows
+
+
+def _measured_rows(folder: Path) -> list[Example]:
+    """Held-out cold-start rows, which are written anew with the boxes' pictures opened (`data.trace_folder`)."""
+    from data.reading import COLDSTART_FILE, read_rows
+
+    return read_rows(folder, COLDSTART_FILE, HELDOUT) if (folder / HELDOUT / COLDSTART_FILE).is_file() else []
 
 
 def chosen_rows(config: RunConfig, split) -> tuple[Example, ...]:

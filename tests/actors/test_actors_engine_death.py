@@ -22,6 +22,8 @@ FATAL = f"""{LOGGED}EngineCore encountered a fatal error.
 {LOGGED}    raise RuntimeError("a: b")
 {LOGGED}RuntimeError: CPU Generator does not use offset
 (EngineCore pid=7) Process EngineCore:
+ERROR 11-23 18:51:21 [async_llm.py:906] AsyncLLM output_handler failed.
+ERROR 11-23 18:51:21 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See above.
 """
 ACTOR = """The actor died unexpectedly before finishing this task.
 \tclass_name: RolloutWorker

@@ -151,6 +151,12 @@ def test_refusals_name_what_to_do_and_draw_nothing(data, tmp_path, ask, capsys, 
         (tmp_path / "kept" / "mine.txt").touch()
         assert ask(server.url, "kept") == 2
         assert "kept holds something else than traces" in capsys.readouterr().err
+        row = {"question_id": 500, "image": ["room/f.png"], "data_type": "single_image", "prompt": "Where is the chair?",
+               "solution": "<think>There.</think><answer>A</answer>"}
+        (data / "heldout" / "spld_coldstart_data.jsonl").write_text(json.dumps(row) + "\n")
+        (data / "heldout" / "images" / "room" / "f.png").unlink()
+        assert ask(server.url) == 2
+        assert "heldout/images/room/f.png" in capsys.readouterr().err
         monkeypatch.delenv("TRACES_KEY")
         assert ask("http://:80/v1") == 2
         assert ask(server.url) == 2
