@@ -328,18 +328,23 @@ def test_a_canary_is_compared_as_far_as_its_tokens_are_the_learners_and_needs_ha
     assert math.isnan(gap((1, 9), (9, 4))) and math.isnan(gap((9, 9), (9, 9)))
 
 
+def copies() -> set[Path]:
+    """Copies of versions on this machine, of every run: one that was killed whole has left its own."""
+    return set(Path("/dev/shm").glob("ladder-*-grpo-copies/v*"))
+
+
 class Reader:
     """Collects the lines; when step 3 is done it kills a rollout worker, once."""
 
     def __init__(self, kill: bool) -> None:
         self.lines, self.kill, self.pids, self.copies = [], kill, set(), set()
-        self._others = processes()
+        self._others, self._others_copies = processes(), copies()
 
     def __call__(self, line: str) -> None:
         self.lines.append(line)
         if line.startswith("grpo: step"):
             self.pids |= processes() - self._others
-            self.copies |= {path.name for path in Path("/dev/shm").glob("ladder-*-grpo-copies/v*")}
+            self.copies |= {path.name for path in copies() - self._others_copies}
         if self.kill and line.startswith("grpo: step 3/4"):
             self.kill = False
             victims = [pid for pid in self.pids if "ray::RolloutWorker" in " ".join(psutil.Process(pid).cmdline())]

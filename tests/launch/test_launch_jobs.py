@@ -63,11 +63,15 @@ def test_a_termination_interrupts_and_the_old_handler_returns():
 
 
 def test_an_interruption_is_answered_at_once(capfd):
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with pytest.raises(KeyboardInterrupt):
-            with terminations_interrupt("ending what was started"):
-                signal.raise_signal(number)
-        assert capfd.readouterr().err == "ending what was started\n"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt):
+                with terminations_interrupt("ending what was started"):
+                    signal.raise_signal(number)
+            assert capfd.readouterr().err == "ending what was started\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nohup_is_respected():
