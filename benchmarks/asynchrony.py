@@ -10,10 +10,11 @@ The policy is the benchmarks' tiny model, trained for a moment to write digits a
 sevens, and completions near the limit of tokens lose some of it (`grpo.overlong_buffer`), so that lengths stay as they were.
 With `grpo.staleness` 0 generation and learning take turns: that run says how long each takes by itself.
 
-Medians over the steps that count, seconds. `generate`: from the admission of a step to its last group (with overlap: what
-of it the learner had to wait for), `reward`: to its last score. `learn`: the optimizer step. `sync`: publication of the
-weights, their way into the engine, canary and proof. `between`: the rest, the trainer's records. `step`: all of that, from
-the log line of a step to that of the next; checkpoints are left to the last step. `cores`: how many this run kept busy,
+Means over the steps that count, seconds: with overlap long and short steps take turns, since two of them are sampled
+together. `generate`: from the admission of a step to its last group (with overlap: what of it the learner had to wait for),
+`reward`: to its last score. `learn`: the optimizer step. `sync`: publication of the weights, their way into the engine, canary
+and proof. `between`: the rest, the trainer's records. `step`: all of that, from the log line of a step to that of the next;
+checkpoints are left to the last step. `cores`: how many this run kept busy,
 `cores_elsewhere`: how many others did; the figures hold if that is next to none, for Ray's processes give way to theirs.
 
 `overlap_efficiency` = max(generate, learn) of the run without overlap / step of this one: 1 would be all work of the shorter
@@ -136,9 +137,9 @@ def measured(staleness: int, steps: int, examples: list[Example], model: Path, f
     busy, own = ((last - first) / sum(seconds) for first, last in zip(used[WARM_UP - 1], used[-1], strict=True))
     return {
         "staleness": staleness,
-        "step": round(statistics.median(seconds), 3),
-        **{part: round(statistics.median(record[f"seconds_{part}"] for record in counted), 3) for part in PARTS},
-        "between": round(statistics.median(map(_between, seconds, counted)), 3),
+        "step": round(statistics.mean(seconds), 3),
+        **{part: round(statistics.mean(record[f"seconds_{part}"] for record in counted), 3) for part in PARTS},
+        "between": round(statistics.mean(map(_between, seconds, counted)), 3),
         "samples_per_s": round(PROMPTS * GROUP * len(seconds) / sum(seconds), 2),
         "cores": round(own, 2),
         "cores_elsewhere": round(busy - own, 2),
