@@ -6,6 +6,7 @@ What holds: what a kill or an interruption has to take with it is known by id be
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,18 @@ from typing import Any
 
 import psutil
 
-from benchmarks.chaos_cases import LEAVE_SECONDS, Run, Shown, finish, folder_of, gone_after, kill_one, started, whole
+from benchmarks.chaos_cases import (
+    LEAVE_SECONDS,
+    MOST_ATTEMPTS,
+    Run,
+    Shown,
+    finish,
+    folder_of,
+    gone_after,
+    kill_one,
+    started,
+    whole,
+)
 from benchmarks.digit_run import PROJECT, command
 from benchmarks.processes import Family, kill_tree, runs
 from benchmarks.victims import Line
@@ -130,17 +142,25 @@ def node(place: Path, model: Path, family: Family, repeat: int, *, steps: int, *
     """A second raylet with a worker on it is killed, with all it has started, while that worker generates."""
     shown = Shown()
     for turn in range(repeat):
-        folder = folder_of(place / str(turn), model, steps, **changes)
-        with LocalCluster(print, HEAD_CPUS) as cluster, second_node(cluster.address) as raylet:
-            head = head_node(cluster.dashboard_url)
-            with started(folder, RAY_ADDRESS=cluster.address) as (run, process):
-                seen = run.until("all are there", run.seen(whole))
-                nodes = {own["node"] for own in seen["workers"]}
-                assert nodes - {head}, f"no worker is on the second node, all are on {nodes}"
-                kill_one(run, "worker_generating", shown, lambda own: own["node"] != head, lambda _: kill_tree(raylet.pid))
-                finish(run, process)
+        while not _node_killed(folder_of(place / str(turn), model, steps, **changes), shown):
+            shutil.rmtree(place / str(turn))
         shown.gone_after_seconds.append(gone_after(family.alive))
     return shown
+
+
+def _node_killed(folder: Path, shown: Shown) -> bool:
+    """False when Ray has placed every worker on the first node, as it may: nothing was killed then."""
+    with LocalCluster(print, HEAD_CPUS) as cluster, second_node(cluster.address) as raylet:
+        head = head_node(cluster.dashboard_url)
+        with started(folder, RAY_ADDRESS=cluster.address) as (run, process):
+            seen = run.until("all are there", run.seen(whole))
+            if all(own["node"] == head for own in seen["workers"]):
+                shown.attempts += 1
+                assert shown.attempts < MOST_ATTEMPTS * (len(shown.seconds) + 1), "no worker was placed on the second node"
+                return False
+            kill_one(run, "worker_generating", shown, lambda own: own["node"] != head, lambda _: kill_tree(raylet.pid))
+            finish(run, process)
+    return True
 
 
 @contextmanager
