@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Our weight-transfer backend, and the mix-in of vLLM's worker class whose module registers it in the engine process.
 WEIGHT_BACKEND = "version"
 WORKER_EXTENSION = "actors.weight_transfer.LadderWorkerExtension"
-#: Most images of one prompt, and most videos (SPATIALLADDER: eight views, one video).
+#: Most images of one prompt, and most videos (the paper's rows: eight views, one video).
 MEDIA_LIMIT = {"image": 16, "video": 1}
 
 

@@ -19,7 +19,7 @@ What holds
       fast as they start would otherwise be replaced for ever. Those of one node within `NODE_SECONDS` count once.
     * Names are never used twice: what a lost worker still says is nobody's.
 
-Source: DESIGN, rollout fleet. `actors.rollouts` carries out what `plan` says.
+`actors.rollouts` carries out what `plan` says.
 """
 
 from __future__ import annotations

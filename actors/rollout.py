@@ -5,7 +5,7 @@
 
 What holds
     * It answers `generate` only in SERVING: with weights whose manifest was complete, whose checksums were equal, and
-      whose canary log-probs agreed with the learner's (DESIGN §5.5). The one exception is explicit:
+      whose canary log-probs agreed with the learner's. The one exception is explicit:
       `start(trusted=True)` serves the checkpoint's own weights, for evaluation, where there is no learner to ask.
     * Requests in flight during an update are frozen and continue on the new weights, which compute their prompt and their
       first tokens again; their answers are handed out only after the proof. A completion says which of its tokens are of

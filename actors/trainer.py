@@ -10,7 +10,7 @@ What holds
       again at the last checkpoint, and the fleet stays. Too many deaths end the run with one message, and all actors with
       it; the folder can be resumed.
 
-Source: SPATIALLADDER §6.1; the advantages and losses are those of `grpo`.
+Source: GRPO (arXiv 2402.03300) as SpatialLadder uses it (arXiv 2510.08531); the advantages and losses are those of `grpo`.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ Rewards = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt, its completions and their scores: the unit of admission, loss and trace (DESIGN §3)."""
+    """A prompt, its completions and their scores: the unit of admission, loss and trace."""
 
     prompt: Prompt
     generation: Generation

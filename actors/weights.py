@@ -52,7 +52,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class WeightVersion:
-    """A published set of weights (DESIGN §3): plain data, travels by value; the bytes are at `path` of the shared memory
+    """A published set of weights: plain data, travels by value; the bytes are at `path` of the shared memory
     `memory` (see `this_memory`), and of the Ray node `node` (None: published outside Ray)."""
 
     number: int

@@ -11,6 +11,7 @@ says whether all files are the same.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import arguments, report
+from benchmarks.measure import report
 from configs.load import load_config
 from configs.schema import RunConfig
 from data.scene_build import SceneJob, build_scene
@@ -77,10 +78,11 @@ def digest(folder: Path) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rooms", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--compare", action="store_true", help="also build a tenth with one and with twice as many workers")
+    parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     config = configuration(options.rooms)

@@ -68,7 +68,7 @@ def _resident_kib(pid: int) -> tuple[int, int, int]:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options all benchmarks share."""
+    """The options of the benchmarks that time steps, a peer's beside ours."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--workload", choices=("single", "multiview"), action="append", help="default: both")
     parser.add_argument("--steps", type=int, default=4, help="steps that count; one more is run before them")

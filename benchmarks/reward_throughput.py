@@ -9,6 +9,7 @@ that does nothing adds to one completion, microseconds: called one by one, async
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 
 from actors.reward import RewardActor
 from actors.types import Completion, Generation
-from benchmarks.measure import arguments, report
+from benchmarks.measure import report
 from configs.schema import RewardConfig
 from rewards.rows import RewardRow
 
@@ -83,7 +84,9 @@ def rate(config: RewardConfig, size: int) -> float:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    options = parser.parse_args()
     results: dict[str, Any] = {"built_in": {}, "plug_in_us": {}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plug_ins.py"

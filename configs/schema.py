@@ -270,7 +270,7 @@ class ImportanceConfig(Section):
 
 
 class GRPOConfig(Section):
-    """Group-relative policy optimisation. Defaults: SPATIALLADDER §6.2 where it gives a value."""
+    """Group-relative policy optimisation. Defaults: the paper's where it gives a value."""
 
     steps: int | None = Field(None, ge=1, description="Steps; none: as many as one epoch of prompts fills")
     prompts_per_step: int = Field(8, ge=1, description="Groups of a step")

@@ -18,7 +18,7 @@ from data.reading import Split
 from data.types import LOCALIZATION, Example
 from models.inputs import MediaError, image_size
 
-#: Category, rows by the paper's table, rows of the released files (SPATIALLADDER 1.3).
+#: Category, rows by the paper's table, rows of the released files.
 PAPER = (
     ("object localization", 5929, 5928),
     ("single_image", 5929, 5928),

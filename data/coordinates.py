@@ -1,6 +1,6 @@
 """Boxes between the original picture and the frame in which a model reads and writes them: one linear map, one rounding.
 
-What holds (SPATIALLADDER §4.3)
+What holds
     * Stored boxes are in pixels of the original file, upright. A frame is given by its size (width, height): that of the
       picture the model received (absolute pixels, Qwen2.5-VL), or 1000 x 1000 (Qwen3-VL). Which of the two is a setting
       of the model; `models.inputs.frame_size` turns it into a size, for every picture and pixel limit.

@@ -1,7 +1,7 @@
 """Boxes for single-image questions: the released localisation rows and single-image rows ask the same questions.
 
 A single-image row is joined to the localisation row with the same picture and the same question, compared without regard to
-case and spacing (SPATIALLADDER 2.2). What holds: a row gets boxes only from one truth; where two localisation rows of its
+case and spacing. What holds: a row gets boxes only from one truth; where two localisation rows of its
 question draw different boxes it gets none. Rows keep their order, and all but `boxes` of what they were.
 """
 

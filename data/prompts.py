@@ -4,8 +4,8 @@
 
 * `ladder` - ours: one text for a row and a mode, whoever asks; media before text everywhere, one system prompt, one string
   per answer mode, compact JSON.
-* `paper`  - the released strings (SPATIALLADDER §3.1), needed for the released checkpoint, without the double encoding
-  of stage 1 (defect D1). There training and evaluation word the same question differently, supervised stages have a
+* `paper`  - the strings of the released code, needed for the released checkpoint, but not its double encoding
+  of stage 1's answers. There training and evaluation word the same question differently, supervised stages have a
   system prompt of their own, and stage 3 puts a video behind the text: all of that is kept. What the paper does not have
   (localisation rows that think, an evaluation of stage 1) is worded like its neighbours.
 

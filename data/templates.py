@@ -1,4 +1,4 @@
-"""Wording of the questions (SPATIALLADDER §1.6) and lettering of the options (§1.7). Strings only, no geometry."""
+"""Wording of the questions, that of the released rows, and lettering of the options. Strings only, no geometry."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Example:
-    """One dataset row (DESIGN §3).
+    """One dataset row.
 
     `id` is unique over every file and split: `<split>/<file stem>/<question_id>`. `solution` is the cold-start trace
     (assistant text), present on cold-start rows only, which also carry `prompt_text`, the complete user text.

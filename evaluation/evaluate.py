@@ -5,7 +5,7 @@
     after     = await evaluate(...)
     records   = compare(before, after, seed)                                    # summary.json of the stage
 
-Files (DESIGN §10), both written whole or not at all, the second one last:
+Files, both written whole or not at all, the second one last:
     STAGE/eval_<when>.jsonl   one row per line, in evaluation order (fields: `_row`)
     STAGE/eval_<when>.json    `identity` (what was asked of whom, how), `metrics` {name: {mean, ci95, n}}, `flags`,
                               `seconds`

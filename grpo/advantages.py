@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 GroupOutcome = Literal["signal", "zero_variance", "too_few_valid"]
-#: Added to the standard deviation (SPATIALLADDER code: 1e-4).
+#: Added to the standard deviation (the released code: 1e-4).
 STD_EPSILON = 1e-4
 
 

@@ -2,7 +2,8 @@
 
 What holds: the cluster lives on free ports and in a temporary folder of its own, so that it neither joins nor disturbs
 another one; it is stopped by process id, never by name; if this process is killed, even by SIGKILL, the kernel ends the
-cluster (every process is tied to its parent on Linux; two agents of Ray look for it for about a minute first). Token authentication is Ray's own decision and is left on.
+cluster (every process is tied to its parent on Linux; two agents of Ray look for it for about a minute first). Token
+authentication is Ray's own decision and is left on.
 """
 
 from __future__ import annotations

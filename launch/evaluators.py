@@ -2,8 +2,8 @@
 
 What holds: workers serve exactly the model folder that was asked for last. On CPU the engines live as long as the run
 and take each model through the weight transfer of stage 3, because starting an engine costs more than the answers. On
-GPUs, or with Ray nodes other than this one (the transfer is through shared memory), they end after each use: the next
-stage needs the device.
+GPUs they end after each use, because the next stage needs the device, and also on a cluster of several nodes: this
+transfer is through one machine's shared memory.
 """
 
 from __future__ import annotations

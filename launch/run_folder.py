@@ -1,4 +1,4 @@
-"""The folder of one run: its only state (DESIGN §5.9, §10).
+"""The folder of one run: its only state.
 
 What holds: every file appears whole or not at all; a stage counts as finished only when its manifest is there, its
 inputs are byte for byte the ones asked for and its outputs still exist; a folder never mixes two configurations, but for

@@ -1,4 +1,4 @@
-"""summary.json and the closing table, assembled from the manifests of the stages (DESIGN §10)."""
+"""summary.json and the closing table, assembled from the manifests of the stages."""
 
 from __future__ import annotations
 

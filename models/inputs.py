@@ -83,7 +83,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def processed_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) in pixels of the picture the model is given for an original of `size` (SPATIALLADDER §4.1)."""
+    """(width, height) in pixels of the picture the model is given for an original of `size`."""
     image_processor = processor.image_processor
     height, width = smart_resize(size[1], size[0], factor=image_processor.patch_size * image_processor.merge_size,
                                  min_pixels=image_processor.size["shortest_edge"],
@@ -93,7 +93,7 @@ def processed_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tup
 
 def frame_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int], box_frame: BoxFrame) -> tuple[int, int]:
     """(width, height) of the frame in which the model reads and writes boxes on a picture of the original `size`: that of
-    the picture it is given, or 1000 x 1000 (SPATIALLADDER §4.3)."""
+    the picture it is given, or 1000 x 1000."""
     return processed_size(processor, size) if box_frame == "absolute" else (NORM_SIDE, NORM_SIDE)
 
 

@@ -4,8 +4,8 @@ What holds
     * A sample is the rendered prompt and, as its completion, the target text with the token that ends the turn. The
       loss is over completions, so nothing of the prompt (system, question, media) is ever supervised.
     * Row order is a permutation per epoch drawn from (seed, epoch), in which rows with the same views may be brought
-      together, so that a step sends them through the vision tower once for several rows; batches are cut from the endless sequence, so the
-      rows of step s do not depend on how often the run was interrupted or on the number of ranks.
+      together, so that a step sends them through the vision tower once for several rows; batches are cut from the endless
+      sequence, so the rows of step s do not depend on how often the run was interrupted or on the number of ranks.
     * Targets are checked before training starts: a row without a target, or with a media token in it, is refused.
 """
 

@@ -42,7 +42,7 @@ from grpo_cases import processes, row
 from models.loading import load_policy
 from rewards.outcome import Score
 
-#: Everything DESIGN §10 promises of a step.
+#: Everything a line of metrics.jsonl promises of a step.
 KEYS = {
     "step",
     "version",

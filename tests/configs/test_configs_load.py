@@ -229,7 +229,7 @@ def test_presets_load(path):
 
 
 def test_the_paper_preset_has_the_papers_values():
-    """SPATIALLADDER §6.2: learning rates, schedules, ZeRO stage, precision, G, beta, eps, temperature, length."""
+    """Learning rates, schedules, ZeRO stage, precision, G, beta, eps, temperature, length."""
     config = load_config(next(path for path in PRESETS if path.name == "spatialladder-3b.yaml"))
     for stage in (config.sft1, config.sft2, config.coldstart):
         assert (stage.optimizer.lr, stage.optimizer.schedule, stage.optimizer.warmup_ratio) == (1e-5, "cosine", 0.1)

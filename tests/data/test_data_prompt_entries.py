@@ -1,6 +1,6 @@
 """The entries to the template module ask alike: supervised stages, GRPO, evaluation and the writer of cold-start rows.
 
-`ladder`: one text and one order of media for a row and a mode. `paper`: the table of SPATIALLADDER §3.1, typed here again.
+`ladder`: one text and one order of media for a row and a mode. `paper`: the strings of the released code, typed here again.
 """
 
 from dataclasses import replace
