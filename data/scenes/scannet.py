@@ -14,15 +14,14 @@ What holds
       scene0217_00 is) counts once.
     * `room` is the hull of all annotated vertices, `room_area` the area of their outline from above
       (`data.scenes.floor`). Vertices of no thing are left out: much of them was seen through doors and windows.
-    * Frames are those whose number in the capture is a multiple of `every_nth`, in order of their numbers; pictures that
-      were exported at another distance, which would be thinned a second time, are refused. Frames without a finite pose are
-      left out: tracking was lost there. Depth is used where the folder `depth` exists.
+    * Frames are those whose number in the capture is a multiple of `every_nth`, in order of their numbers. Where some of
+      these were not exported (there are only exports at other distances), pictures would be thinned a second time: refused.
+      Frames without a finite pose are left out: tracking was lost there. Depth is used where the folder `depth` exists.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,14 +232,23 @@ class _Reader:
                      for number, image, depth in zip(kept, images, depths))
 
     def _refuse_thinning(self, numbers: Collection[int], every_nth: int) -> None:
-        """Where every 20th frame is there and every 50th is asked for, only every 100th would be used."""
-        step = math.gcd(*numbers)
-        if all(number % every_nth == 0 for number in numbers) or every_nth % step == 0:
+        """Where every 20th frame is there and every 50th is asked for, only every 100th would be used.
+
+        An export has all multiples of one number. So one that has a frame whose number divides `every_nth` has all that is
+        asked for, as far as it was tracked; otherwise each has to be there, or its pose has to say that it was lost.
+        """
+        if all(number % every_nth == 0 for number in numbers) or any(every_nth % number == 0 for number in numbers if number):
             return
-        self.refuse("color", "folder", f"its numbers are multiples of {step}, data.scannet.every_nth is {every_nth}: only "
-                    f"multiples of {math.lcm(step, every_nth)} would be used",
-                    f"Set data.scannet.every_nth to a multiple of {step}, or export the frames that are missing with "
-                    f"`ladder data frames FOLDER --every {every_nth}`")
+        asked = range(0, max(numbers) + 1, every_nth)
+        stems = (path.stem for path in self._files("pose") if path.suffix == ".txt" and path.stem.isdecimal())
+        poses = {int(stem): stem for stem in stems}
+        missing = [number for number in asked if number not in numbers
+                   and (number not in poses or self._pose(poses[number]) is not None)]
+        if missing:
+            self.refuse("color", "folder", f"of the {len(asked)} frames whose number is a multiple of {every_nth} "
+                        f"(data.scannet.every_nth), {len(missing)} not exported, {missing[0]} the first: the others are "
+                        "thinned unevenly", f"Export them with `ladder data frames FOLDER --every {every_nth}`, or set "
+                        f"data.scannet.every_nth to a multiple of {min(filter(None, numbers))}, whose frames are there")
 
     def _files(self, name: str) -> list[Path]:
         folder = self.folder / name

@@ -5,8 +5,10 @@ frames: pose, two time stamps, two lengths, colour (JPEG), depth (zlib, 16 bits)
 
 What holds
     * Only what is asked for is read: other frames are jumped over by their lengths.
-    * Frames whose pose is not finite (tracking was lost: -inf) are not exported.
-    * A frame counts as exported when its pose is there, which is written last; an export that was interrupted goes on.
+    * Of frames whose pose is not finite (tracking was lost: -inf) the pose alone is exported: it tells that the frame was
+      not forgotten.
+    * A frame counts as exported when picture and pose are there, of which the pose is written last; an export that was
+      interrupted goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Callable, Iterator
 
@@ -73,15 +76,16 @@ def read_header(file: BinaryIO) -> SensHeader:
 
 
 def read_frames(file: BinaryIO, header: SensHeader, every_nth: int = 1,
-                wanted: Callable[[int], bool] = lambda index: True) -> Iterator[SensFrame]:
-    """The frames 0, n, 2n, ... that have a finite pose and are `wanted`; SensError where the file ends early."""
+                wanted: Callable[[int, bool], bool] = lambda index, tracked: tracked) -> Iterator[SensFrame]:
+    """Those of the frames 0, n, 2n, ... that are `wanted`, which is asked for (number, has a finite pose); SensError where
+    the file ends early."""
     size = os.fstat(file.fileno()).st_size
     for index in range(header.frames):
         numbers = _FRAME.unpack(_exactly(file, _FRAME.size, f"frame {index}"))
         pose, (color_bytes, depth_bytes) = np.array(numbers[:16]).reshape(4, 4), numbers[18:]
         if file.tell() + color_bytes + depth_bytes > size:
             raise SensError(f"ends in frame {index} of {header.frames}")
-        if index % every_nth or not np.isfinite(pose).all() or not wanted(index):
+        if index % every_nth or not wanted(index, _tracked(pose)):
             file.seek(color_bytes + depth_bytes, os.SEEK_CUR)
             continue
         jpeg = _exactly(file, color_bytes, f"the picture of frame {index}")
@@ -91,8 +95,8 @@ def read_frames(file: BinaryIO, header: SensHeader, every_nth: int = 1,
 def export(path: str | Path, folder: str | Path, every_nth: int) -> Iterator[int]:
     """Write color/N.jpg, depth/N.png (millimetres), pose/N.txt and intrinsic/*.txt to `folder` for every nth frame.
 
-    Lazy: yields the number of each frame once it is written; frames that are there already are left alone. OSError, SensError;
-    without a readable header nothing is written.
+    Lazy: yields the number of each frame once its picture is written; frames that are there already are left alone. OSError,
+    SensError; without a readable header nothing is written.
     """
     folder = Path(folder)
     with open(path, "rb") as file:
@@ -101,13 +105,25 @@ def export(path: str | Path, folder: str | Path, every_nth: int) -> Iterator[int
             (folder / part).mkdir(parents=True, exist_ok=True)
         for name, matrix in header.matrices.items():
             _write(folder / "intrinsic" / f"{name}.txt", _text(matrix))
-        for frame in read_frames(file, header, every_nth, lambda index: not (folder / "pose" / f"{index}.txt").exists()):
+        for frame in read_frames(file, header, every_nth, partial(_missing, folder)):
+            if not _tracked(frame.camera_to_world):
+                _write(folder / "pose" / f"{frame.index}.txt", _text(frame.camera_to_world))
+                continue
             _write(folder / "color" / f"{frame.index}.jpg", frame.jpeg)
-            partial = folder / "depth" / f".{frame.index}.partial.png"
-            write_depth(str(partial), frame.depth * header.depth_unit)
-            partial.replace(folder / "depth" / f"{frame.index}.png")
+            begun = folder / "depth" / f".{frame.index}.partial.png"
+            write_depth(str(begun), frame.depth * header.depth_unit)
+            begun.replace(folder / "depth" / f"{frame.index}.png")
             _write(folder / "pose" / f"{frame.index}.txt", _text(frame.camera_to_world))
             yield frame.index
+
+
+def _missing(folder: Path, index: int, tracked: bool) -> bool:
+    parts = ("pose/{}.txt", "color/{}.jpg") if tracked else ("pose/{}.txt",)
+    return not all((folder / part.format(index)).exists() for part in parts)
+
+
+def _tracked(pose: np.ndarray) -> bool:
+    return bool(np.isfinite(pose).all())
 
 
 def _exactly(file: BinaryIO, count: int, what: str) -> bytes:

@@ -74,16 +74,64 @@ def test_frames_are_aligned_and_those_without_a_pose_are_left_out(folder, scene)
     assert [frame.name for frame in every_third.frames] == ["0", "3"]
 
 
+def export_of(folder, tmp_path, *numbers, lost=()):
+    """A copy of the scene with pictures of these numbers only, whatever they show; `lost`: with a pose that is not finite."""
+    place = tmp_path / SCENE
+    shutil.copytree(folder / SCENE, place, ignore=shutil.ignore_patterns("*.sens", "depth", "[1-9].jpg", "[1-9].txt"))
+    for number in numbers:
+        shutil.copy(place / "color" / "0.jpg", place / "color" / f"{number}.jpg")
+        shutil.copy(place / "pose" / "0.txt", place / "pose" / f"{number}.txt")
+    for number in lost:
+        (place / "pose" / f"{number}.txt").write_text("-inf " * 16)
+    return tmp_path
+
+
+def names(source, every_nth):
+    return [int(frame.name) for frame in ScanNet(str(source), every_nth, DROP).load(SCENE).frames]
+
+
 def test_frames_are_not_thinned_twice_in_silence(folder, tmp_path):
-    shutil.copytree(folder / SCENE, tmp_path / SCENE, ignore=shutil.ignore_patterns("*.sens", "1.jpg", "3.jpg"))
+    source = export_of(folder, tmp_path, 4, 8, 12)
+    assert names(source, 1) == names(source, 2) == names(source, 4) == [0, 4, 8, 12] and names(source, 8) == [0, 8]
+    with pytest.raises(SceneError, match="of the 5 frames whose number is a multiple of 3 .*, 3 not exported, 3 the first"
+                       ) as caught:
+        names(source, 3)
+    assert caught.value.file == source / SCENE / "color"
+    assert "FOLDER --every 3`" in caught.value.action and "every_nth to a multiple of 4" in caught.value.action
 
-    def names(every_nth):
-        return [frame.name for frame in ScanNet(str(tmp_path), every_nth, DROP).load(SCENE).frames]
 
-    assert names(1) == names(2) == names(4) == ["0", "4"] and names(8) == ["0"]
-    with pytest.raises(SceneError, match="multiples of 4, data.scannet.every_nth is 3: only multiples of 12") as caught:
-        names(3)
-    assert caught.value.file == tmp_path / SCENE / "color" and "--every 3" in caught.value.action
+def test_a_folder_with_two_exports_is_thinned_by_what_one_of_them_has(folder, tmp_path):
+    source = export_of(folder, tmp_path, *range(20, 241, 20), *range(30, 241, 30))
+    assert names(source, 20) == list(range(0, 241, 20)) and names(source, 30) == list(range(0, 241, 30))
+    assert names(source, 40) == list(range(0, 241, 40)) and names(source, 10)[:5] == [0, 20, 30, 40, 60]  # all there are
+    with pytest.raises(SceneError, match="of the 5 frames .* 50 .*, 1 not exported, 50 the first"):  # 100, 150, 200 are
+        names(source, 50)
+
+
+def test_frames_that_are_lost_are_not_missed(folder, tmp_path):
+    """Their pose says so; or frame 50 is there, and with it the export that has every fiftieth."""
+    source = export_of(folder, tmp_path, *range(20, 201, 20), lost=[50, 150])
+    assert names(source, 50) == [0, 100, 200]
+    (source / SCENE / "pose" / "150.txt").unlink()
+    with pytest.raises(SceneError, match="1 not exported, 150 the first"):
+        names(source, 50)
+    shutil.copy(source / SCENE / "pose" / "0.txt", source / SCENE / "pose" / "150.txt")  # tracked: its picture is missing
+    with pytest.raises(SceneError, match="1 not exported, 150 the first"):
+        names(source, 50)
+    for part, name in (("pose", "{}.txt"), ("color", "{}.jpg")):
+        shutil.copy(source / SCENE / part / name.format(0), source / SCENE / part / name.format(50))
+    assert names(source, 50) == [0, 50, 100, 200]
+
+
+def test_what_was_refused_is_read_after_the_export_that_was_asked_for(folder, tmp_path):
+    shutil.copytree(folder / SCENE, tmp_path / SCENE)
+    for part in ("color", "pose"):
+        for path in [path for path in (tmp_path / SCENE / part).iterdir() if path.stem != "3"]:
+            path.unlink()
+    with pytest.raises(SceneError, match="`ladder data frames FOLDER --every 2`"):
+        names(tmp_path, 2)
+    assert list(export_frames(tmp_path, SCENE, 2)) == [0, 4]  # 2 is lost
+    assert names(tmp_path, 2) == [0, 4]
 
 
 def test_a_scene_without_any_pose(tmp_path):

@@ -43,6 +43,8 @@ def test_export_writes_what_scannet_exports(tmp_path):
     assert (out / "color" / "3.jpg").read_bytes() == capture.jpegs[3]
     np.testing.assert_allclose(np.nan_to_num(read_depth(str(out / "depth" / "3.png"))), capture.depths[3] * 0.002, atol=1e-6)
     np.testing.assert_allclose(np.loadtxt(out / "pose" / "3.txt"), raw_pose(3), atol=1e-6)
+    assert np.isinf(np.loadtxt(out / "pose" / "2.txt")).all()  # lost: a reader can tell it from one that was not exported
+    assert sorted(path.name for path in (out / "depth").iterdir()) == ["0.png", "1.png", "3.png", "4.png"]
     np.testing.assert_allclose(np.loadtxt(out / "intrinsic" / "intrinsic_depth.txt")[:3, :3], DEPTH_K)
     assert sorted(path.name for path in (out / "intrinsic").iterdir()) == [
         f"{what}_{kind}.txt" for what in ("extrinsic", "intrinsic") for kind in ("color", "depth")]
@@ -62,6 +64,15 @@ def test_an_interrupted_export_goes_on(tmp_path):
     assert (out / "color" / "1.jpg").stat().st_mtime_ns == before and (out / "color" / "3.jpg").stat().st_size > 100
     assert list(export(tmp_path / "a.sens", out, 1)) == []
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_pose_alone_is_no_export(tmp_path):
+    """Poses may come from elsewhere, all of them, with pictures of a few."""
+    write_sens(tmp_path / "a.sens")
+    out = tmp_path / "out"
+    list(export(tmp_path / "a.sens", out, 1))
+    (out / "color" / "3.jpg").unlink()
+    assert list(export(tmp_path / "a.sens", out, 1)) == [3] and (out / "color" / "3.jpg").exists()
 
 
 def damaged(change):
