@@ -96,6 +96,9 @@ def _splits(config: DataConfig, source: SceneSource, scene_ids: Sequence[str],
     """How the splits came about, and the split of every scene that is built; None: each scene is divided by question."""
     build = config.build
     if isinstance(source, Rooms):
+        if build.train_list is not None:
+            raise DataError(f"data.build.train_list is {build.train_list!r}, but there is no data.source: "
+                            "rooms are drawn for one split or the other; leave both lists out")
         return "by room", {scene_id: TRAIN if scene_id.startswith(TRAIN) else HELDOUT for scene_id in scene_ids}
     if build.train_list is not None:
         return "by list", split_by_lists(scene_ids, build)

@@ -45,6 +45,12 @@ def _rooms_problems(config: RunConfig) -> Iterator[Problem]:
             "data.rooms.views",
             f"at most {limit}",
         )
+    if config.data.source is None and config.data.build.train_list is not None:
+        yield Problem(
+            "lists of scenes, but no data.source: rooms are drawn for one split or the other",
+            "data.build.train_list, data.build.heldout_list",
+            "leave both out, or name the source of their scenes",
+        )
     fewest, most = rooms.objects
     if config.data.source is None and not 1 <= fewest <= most:
         yield Problem(

@@ -55,6 +55,13 @@ def test_another_seed_writes_other_rows_and_fewer_rooms_the_same_rooms(built, tm
     assert len(pictures) > 8 and pictures.items() <= hashes(folder).items()
 
 
+def test_lists_are_for_scenes_not_for_rooms(tmp_path):
+    lists = CONFIG.build.model_copy(update={"train_list": "train.txt", "heldout_list": "heldout.txt"})
+    with pytest.raises(DataError, match="train_list .*rooms are drawn for one split or the other"):
+        build_data(CONFIG.model_copy(update={"build": lists}), tmp_path / "data", 7, half, workers=1)
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_folder_reads_back(built):
     folder, manifest, lines = built
     for name in ("train", "heldout"):

@@ -160,6 +160,11 @@ def test_lists_that_do_not_fit_the_source_are_found_before_anything_starts(tmp_p
         assert problem.where == "data.build.train_list, data.build.heldout_list" and words in problem.what and problem.remedy
 
 
+def test_lists_of_scenes_without_a_source_are_found_before_anything_starts():
+    (problem,) = data_problems(config(data={"build": {"train_list": "train.txt", "heldout_list": "heldout.txt"}}))
+    assert problem.where == "data.build.train_list, data.build.heldout_list" and "rooms are drawn" in problem.what
+
+
 @pytest.fixture
 def coldstart_folder(data_folder):
     """Built for preset `ladder` and a processor that makes 112 x 112 pixels of every square picture, as the tiny base's."""
