@@ -17,14 +17,14 @@ _PAPER, _INK, _BOX, _MISSING = (250, 250, 248), (30, 30, 30), (226, 60, 40), (16
 
 
 def contact_sheet(rows: Sequence[Example]) -> Image.Image:
-    """The first picture of every row, numbered from 1, `COLUMNS` in a line; a grey field for one that cannot be read.
+    """The first picture of every row, numbered from 1, at most `COLUMNS` in a line; a grey field for one that cannot be read.
 
     ValueError without rows.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one row")
     lines = -(-len(rows) // COLUMNS)
-    size = (COLUMNS * (WIDTH + MARGIN) + MARGIN, lines * (HEIGHT + MARGIN) + MARGIN)
+    size = (min(len(rows), COLUMNS) * (WIDTH + MARGIN) + MARGIN, lines * (HEIGHT + MARGIN) + MARGIN)
     sheet = Image.new("RGB", size, _PAPER)
     for place, row in enumerate(rows):
         line, column = divmod(place, COLUMNS)

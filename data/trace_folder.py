@@ -17,7 +17,7 @@ from typing import Any
 
 from data.coordinates import Size
 from data.prompts import PRESETS, Preset, boxes_json, user_text
-from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, picture_folder, scan_rows
+from data.reading import COLDSTART_FILE, FILES, GROUNDING_FILE, MANIFEST, SPATIAL_FILE, DataError, picture_folder, scan_rows
 from data.stage_files import write_text
 from data.trace_selection import Trace
 from data.types import HELDOUT, SPLITS, TRAIN, Example
@@ -76,11 +76,7 @@ def _measured(split: Path, preset: Preset, frame: Callable[[Size], Size]) -> Ite
 
     A row from elsewhere, with a prompt of its own, has neither and stays as it is.
     """
-    asked: dict[tuple[tuple[str, ...], str], Example] = {}
-    for name in (GROUNDING_FILE, SPATIAL_FILE):
-        for row in scan_rows(split.parent, name, split.name) if (split / name).is_file() else ():
-            if row.example is not None:
-                asked |= {(row.example.media, user_text(row.example, "think", own)): row.example for own in PRESETS}
+    asked = asked_rows(split)
     lines = (split / COLDSTART_FILE).read_bytes().split(b"\n")
     for row in scan_rows(split.parent, COLDSTART_FILE, split.name):
         example = asked.get((row.example.media, row.example.prompt_text or "")) if row.example else None
@@ -93,6 +89,23 @@ def _measured(split: Path, preset: Preset, frame: Callable[[Size], Size]) -> Ite
             boxes = boxes_json(example.boxes, original, frame(original), preset)
             fields["solution"] = f"{fields['solution'].partition('<answer>')[0]}<answer>{boxes}</answer>"
         yield json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def asked_rows(split: Path) -> dict[tuple[tuple[str, ...], str], Example]:
+    """The rows whose questions the cold-start rows of `split` ask, by pictures and prompt, in the words of any preset.
+
+    DataError where two of them draw different boxes: which of them a trace is to be measured by, nobody can say.
+    """
+    wanted = {(row.example.media, row.example.prompt_text or "")
+              for row in scan_rows(split.parent, COLDSTART_FILE, split.name) if row.example is not None}
+    asked: dict[tuple[tuple[str, ...], str], Example] = {}
+    for name in (GROUNDING_FILE, SPATIAL_FILE):
+        for row in scan_rows(split.parent, name, split.name) if (split / name).is_file() else ():
+            for key in {(row.example.media, user_text(row.example, "think", own)) for own in PRESETS} if row.example else ():
+                if key in wanted and set(asked.setdefault(key, row.example).boxes) != set(row.example.boxes):
+                    raise DataError(f"{split / name}: rows {asked[key].id} and {row.example.id} draw different boxes for one "
+                                    f"question that a row of {COLDSTART_FILE} asks: remove the wrong one")
+    return asked
 
 
 def _released(split: Path, traces: Sequence[Trace], preset: Preset) -> list[dict[str, Any]]:

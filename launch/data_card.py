@@ -55,8 +55,7 @@ def write_card(folder: Path, out: Path, say: Say) -> Path:
     numbers = contents(read)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if shown:
-            contact_sheet(shown).save(out / SHEET, quality=85)
+        contact_sheet(shown).save(out / SHEET, quality=85)
         write_text(out / NUMBERS, json.dumps(numbers, indent=1) + "\n")
         write_text(out / PAGE, "\n".join(page(numbers, shown)) + "\n")
     except OSError as error:
@@ -139,8 +138,7 @@ def _parts(read: Folder) -> list[tuple[Sequence[Example], Sequence[Example]]]:
 
 
 def _shown(read: Folder) -> list[Example]:
-    name = next(iter(read.splits))
-    split = read.splits[name]
+    name, split = next((name, split) for name, split in read.splits.items() if split.examples)  # `read_folder`: there is one
     return card.shown_rows(split.grounding or split.spatial or split.coldstart, read.roots[name], SHOWN_PICTURES)
 
 
@@ -199,9 +197,8 @@ def _pictures(numbers: Mapping, shown: Sequence[Example]) -> Iterator[str]:
     yield ""
     yield from _table(["modality", "fewest pictures of a row", "median", "most"],
                       [[kind, own[0], f"{own[1]:g}", own[2]] for kind, own in numbers["pictures_per_row"].items()])
-    if shown:
-        yield f"\n![pictures of rows]({SHEET})\n"
-        yield from (f"{number}. `{row.id}` {_one_line(row)}" for number, row in enumerate(shown, start=1))
+    yield f"\n![pictures of rows]({SHEET})\n"
+    yield from (f"{number}. `{row.id}` {_one_line(row)}" for number, row in enumerate(shown, start=1))
 
 
 def _one_line(row: Example) -> str:

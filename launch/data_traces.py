@@ -84,6 +84,7 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     """The rows to ask. PreflightError with every problem that can be found before anything is drawn."""
     from data.checking_media import check_media
     from data.reading import DataError, load_split
+    from data.trace_folder import asked_rows
 
     problems = [*model_problems(config), *_endpoint_problems(config)]
     if config.data.path is None:
@@ -96,7 +97,10 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     rows: tuple[Example, ...] = ()
     try:
         rows = chosen_rows(config, load_split(config.data.path, TRAIN))
-        check_media([*rows, *_measured_rows(Path(config.data.path))])
+        measured = _measured_rows(Path(config.data.path))
+        check_media([*rows, *measured])
+        if measured:
+            asked_rows(Path(config.data.path) / HELDOUT)
     except DataError as error:
         problems.append(Problem(str(error).replace("\n", "\n    "), "data.path", "correct what is named"))
     if rows and not problems and config.traces.endpoint is None:

@@ -102,5 +102,6 @@ def test_the_contact_sheet(tmp_path):
         assert sheet.getpixel((left + 20, top + 20)) == sheet.getpixel((left + 150, top + 75)) == (0, 0, 255)
         assert sheet.getpixel((left + 100, top + 70)) == sheet.getpixel((left + 200, top + 60)) == (226, 60, 40)
         assert sheet.getpixel((left + 20, top + 150)) == (250, 250, 248)
+    assert contact_sheet([row]).size == (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN)
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet([])

@@ -46,6 +46,13 @@ def repeated(folder, **fields):
         file.write(json.dumps(rows_of("scene0000_00")[SPATIAL_FILE][0] | {"question_id": 9} | fields) + "\n")
 
 
+def contradicted(folder):
+    path = folder / GROUNDING
+    first = json.loads(path.read_text().splitlines()[1])
+    moved = [{**box, "bbox_2d": [value + 1 for value in box["bbox_2d"]]} for box in first["answer"]]
+    path.write_text(path.read_text() + json.dumps(first | {"question_id": 77, "answer": moved}) + "\n")
+
+
 def moved(folder):
     for name, rows in rows_of("scene0000_01").items():
         (folder / "heldout" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -83,6 +90,7 @@ BROKEN = {
     "a cut picture": (damaged, (SPATIAL, 3, "image"), "unreadable"),
     "a missing picture": (lambda folder: (folder / PICTURE).unlink(), (SPATIAL, 3, "image"), "no such file"),
     "a contradiction": (lambda folder: repeated(folder, answer="B"), (SPATIAL, 4, "answer"), "line 1"),
+    "boxes that contradict": (contradicted, (GROUNDING, 3, "answer"), "line 2"),
     "one place in both splits": (moved, (GROUNDING, 1, "image"), "place scene0000 (scene0000_00)"),
     "a count unlike the manifest's": (counted, (None, None, None), "manifest.json counts 4"),
     "a missing file": (lambda folder: (folder / COLDSTART).unlink(), (None, None, None), f"{COLDSTART} is missing"),

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data.card import licences
+from data.card_pictures import HEIGHT, MARGIN, WIDTH
 from data.reading import FILES
 from launch.cli import main
 
@@ -99,6 +100,15 @@ def test_pictures_that_cannot_be_read_are_counted_not_hidden(tmp_path):
     with Image.open(tmp_path / "rooms/card/pictures.jpg") as sheet:
         grey = sheet.getpixel((60, 60))
     assert all(abs(value - 160) < 4 for value in grey)
+
+
+def test_pictures_of_held_out_rows_are_shown_where_there_are_no_others(tmp_path):
+    write(tmp_path, count=1)
+    (tmp_path / "train/spld_spatial_data.jsonl").write_text("")
+    assert main(["data", "card", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "card/pictures.jpg") as sheet:
+        assert sheet.size == (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN)
+    assert "(pictures.jpg)" in (tmp_path / "card/card.md").read_text()
 
 
 def test_rows_of_one_split_are_divided_by_place(tmp_path):

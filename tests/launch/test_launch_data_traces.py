@@ -15,7 +15,7 @@ from actors.rollout import RolloutRequest
 from configs.schema import RunConfig, SamplingConfig
 from data.checking_media import check_media
 from data.prompts import render, user_text
-from data.reading import COLDSTART_FILE, FILES, load_split
+from data.reading import COLDSTART_FILE, FILES, load_split, read_rows
 from data.trace_drafts import DRAFTS, Draft, opened
 from data.trace_sampling import draw_drafts
 from data.trace_selection import selected
@@ -154,6 +154,18 @@ def test_refusals_name_what_to_do_and_draw_nothing(data, tmp_path, ask, capsys, 
         row = {"question_id": 500, "image": ["room/f.png"], "data_type": "single_image", "prompt": "Where is the chair?",
                "solution": "<think>There.</think><answer>A</answer>"}
         (data / "heldout" / "spld_coldstart_data.jsonl").write_text(json.dumps(row) + "\n")
+        boxes = data / "heldout" / "spld_grounding_data.jsonl"
+        one = read_rows(data, boxes.name, "heldout")[0]
+        asked = row | {"prompt": user_text(one, "think", "paper"), "solution": "<think>There.</think><answer>[]</answer>"}
+        coldstart = data / "heldout" / "spld_coldstart_data.jsonl"
+        kept = [path.read_text() for path in (boxes, coldstart)]
+        coldstart.write_text(json.dumps(asked) + "\n")
+        other = json.loads(kept[0]) | {"question_id": 600, "answer": [{"bbox_2d": [4, 4, 41, 40], "label": "chair"}]}
+        boxes.write_text(kept[0] + json.dumps(other) + "\n")
+        assert ask(server.url) == 2
+        assert "spld_grounding_data/100 and heldout/spld_grounding_data/600 draw different boxes" in capsys.readouterr().err
+        for path, text in zip((boxes, coldstart), kept, strict=True):
+            path.write_text(text)
         (data / "heldout" / "images" / "room" / "f.png").unlink()
         assert ask(server.url) == 2
         assert "heldout/images/room/f.png" in capsys.readouterr().err
