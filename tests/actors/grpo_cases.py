@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psutil
 
 from data.types import Box, Example
@@ -31,10 +33,26 @@ def row(index: int, media: tuple[str, ...] = ("a.png",), located: bool = False) 
 
 
 def processes() -> set[int]:
-    """Processes of engines, actors and rewards."""
+    """Engines, actors and rewards below this process; those of another run beside the tests are not theirs."""
     marks = ("EngineCore", "ray::RolloutWorker", "ray::Learner", "ray::RewardActor", "rewards.supervisor")
     found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if any(mark in " ".join(process.info["cmdline"] or ()) for mark in marks):
-            found.add(process.pid)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(mark in " ".join(process.cmdline()) for mark in marks):
+                found.add(process.pid)
+    return found
+
+
+def left(pids: set[int]) -> set[int]:
+    """Those that still run when ten seconds have passed."""
+    there = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            there.append(psutil.Process(pid))
+    _, alive = psutil.wait_procs(there, timeout=10)
+    found = set()
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
     return found

@@ -38,7 +38,7 @@ from configs.schema import (
 )
 from data.types import Prompt
 from grpo.advantages import group_advantages
-from grpo_cases import processes, row
+from grpo_cases import left, processes, row
 from models.loading import load_policy
 from rewards.outcome import Score
 
@@ -338,21 +338,17 @@ class Reader:
 
     def __init__(self, kill: bool) -> None:
         self.lines, self.kill, self.pids, self.copies = [], kill, set(), set()
-        self._others, self._others_copies = processes(), copies()
+        self._others_copies = copies()
 
     def __call__(self, line: str) -> None:
         self.lines.append(line)
         if line.startswith("grpo: step"):
-            self.pids |= processes() - self._others
+            self.pids |= processes()
             self.copies |= {path.name for path in copies() - self._others_copies}
         if self.kill and line.startswith("grpo: step 3/4"):
             self.kill = False
             victims = [pid for pid in self.pids if "ray::RolloutWorker" in " ".join(psutil.Process(pid).cmdline())]
             os.kill(min(victims), signal.SIGKILL)
-
-    def left(self) -> set[int]:
-        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in self.pids if psutil.pid_exists(pid)], timeout=10)
-        return {process.pid for process in alive if process.status() != psutil.STATUS_ZOMBIE}
 
 
 @pytest.mark.engine
@@ -397,7 +393,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         with pytest.raises(GrpoFailed, match="grpo stopped: 1 rollout workers died within 3600 s, 0 may(.|\n)*same command again"):
             train_policy(alone, rows, base, folder, first)
         interrupted = records()
-        assert [record["step"] for record in interrupted] == [0, 1, 2] and first.left() == set()
+        assert [record["step"] for record in interrupted] == [0, 1, 2] and left(first.pids) == set()
         assert not first.copies and not any("from its file" in line for line in first.lines)
         second = Reader(kill=False)
         with pytest.raises(CheckpointMismatch, match="2 steps of other settings:\n  learner.optimizer.lr: 0.001 -> 0.002\n"):
@@ -405,7 +401,7 @@ def test_a_run_learns_loses_a_worker_resumes_and_leaves_a_model(tmp_path: Path) 
         model = train_policy(config, rows, base, folder, second, accept_changes=True)  # with another fleet, too
         assert "grpo: from step 3 on with learner.optimizer.lr: 0.001 -> 0.002" in second.lines
         # Two engines, their workers, the learner, the reward's child: some may be idle processes that Ray re-used.
-        assert second.left() == set() and len(second.pids) >= 4
+        assert left(second.pids) == set() and len(second.pids) >= 4
         rooms = sorted((room["name"], room["state"]) for room in placement_group_table().values())
         # Of both runs, that of the worker that was killed too.
         own = ("learner", "learner", "rollout worker w0", "rollout worker w0", "rollout worker w1")
