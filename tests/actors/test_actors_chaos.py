@@ -7,8 +7,10 @@ and what takes more than one actor, is `benchmarks.chaos_matrix`.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,17 @@ def test_a_run_survives_the_death_of_every_kind_of_actor_and_trains_every_prompt
     for aim, own in killer.killed.items():
         loss = loss_of(own, lives(killer.stage))
         assert loss["actor"] == own.actor and loss["name"] == own.name and AIMS[aim].confirmed(loss)
-    assert any("all ranks start again at step" in line for line in said)
+    worker = loss_of(killer.killed["worker_generating"], lives(killer.stage))
+    assert worker["reason"].startswith("its process died: ")
+    assert f"grpo: rollout worker {worker['name']} ended: {worker['reason']}" in said
+    losses = [own["step"] for own in lives(killer.stage) if own["kind"] == "learner" and own["after"] == "lost"]
+    again = [int(found.group(1)) - 1 for line in said if (found := re.search(r"all ranks start again at step (\d+)", line))]
+    assert loss_of(killer.killed["learner_learning"], lives(killer.stage))["step"] in losses and len(again) == len(losses)
+    rewound = Counter(step for first, last in zip(again, losses) for step in range(first, last + 1))
+    assert rewound, "the learner was killed before the next checkpoint"
+    told = {line["step"]: line["sent_again"] for line in lines(killer.stage / "ledger.jsonl")}
+    for step, times in rewound.items():  # their prompts had been sent when the learner was lost, each time
+        assert all(told[step].get(f"s{step}-p{place}", 1) > times for place in range(PROMPTS)), (step, times, told[step])
     assert check(killer.stage, STEPS, PROMPTS)["dropped"] == 0
     metrics = lines(killer.stage / "metrics.jsonl")
     assert max(record["staleness_max"] for record in metrics) == STALENESS
