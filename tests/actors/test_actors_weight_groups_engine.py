@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
 from PIL import Image
-from ray.exceptions import RayActorError
+from ray.util.placement_group import placement_group_table
 from safetensors.torch import load_file, save_file
 
 from actors.batching import TrainBatch, TrainGroup
@@ -22,13 +23,16 @@ from actors.fleet_status import FleetStatus
 from actors.identities import Identities
 from actors.learners import Learners
 from actors.prompt_tasks import TaskMaker
-from actors.ray_port import canary_gap
-from actors.rollout import RolloutWorker, StaleWorker
+from actors.ray_port import RayPort, canary_gap
+from actors.rollout import StaleWorker
+from actors.rollouts import POLL_SECONDS, Event, Heard, Lost, Placed, Started
 from actors.schedule import PromptSchedule
 from actors.types import Generation
 from actors.weight_groups import SENDERS, GroupError, GroupSender, Meeting, RaySource
 from actors.weights import EMBEDDING, WeightVersion, WeightVersionError
-from configs.schema import GRPOConfig, KLConfig, LearnerConfig, OptimizerConfig, RolloutConfig, RunConfig, SamplingConfig
+from configs.schema import (
+    GRPOConfig, KLConfig, LearnerConfig, OptimizerConfig, RewardConfig, RolloutConfig, RunConfig, SamplingConfig,
+)
 from grpo_cases import row
 from models.tiny import build_tiny
 
@@ -40,8 +44,11 @@ CONFIG = RunConfig(
         ranks=2, zero_stage=3, threads=1, num_cpus=0.5,
         optimizer=OptimizerConfig(lr=3e-3, schedule="constant", warmup_ratio=0),
     ),
-    rollout=RolloutConfig(num_cpus=0.5, kv_cache_bytes=64 << 20, max_model_len=512, transport="collective"),
+    reward=RewardConfig(num_cpus=0),
+    rollout=RolloutConfig(num_cpus=1, kv_cache_bytes=64 << 20, max_model_len=512, transport="collective"),
 )
+#: Of the cluster: what the ranks and one worker reserve, and nothing else does.
+CPUS = 2
 TOLERANCE = CONFIG.rollout.canary_tolerance
 #: A tensor in the middle of a version: before it the engine has taken others.
 NORM = "model.language_model.norm.weight"
@@ -78,17 +85,40 @@ class Bench:
         # The engine starts with weights that are not the learner's: it must have been given them.
         base, other = (build_tiny(folder / f"model {seed}", seed=seed, init_std=0.15) for seed in (0, 1))
         self.task = TaskMaker(CONFIG, PromptSchedule([row(0, (picture,))], CONFIG.grpo, 0), base).canary()
-        identities = Identities()
-        status = FleetStatus(folder, 9, os.getpid(), identities)
-        self.learners = Learners(CONFIG, str(base), str(folder / "grpo"), 9, status, identities)
-        self.worker = ray.remote(RolloutWorker).options(max_concurrency=100, num_cpus=0.5).remote(
-            "w0", str(other), CONFIG.rollout, CONFIG.model.dtype
-        )
-        starting = self.worker.start.remote()
+        self.identities = Identities()
+        status = FleetStatus(folder, 9, os.getpid(), self.identities)
+        self.learners = Learners(CONFIG, str(base), str(folder / "grpo"), 9, status, self.identities)
+        self.said: list[str] = []
+        self.events: list[Event] = []
+        self.port = RayPort(CONFIG, str(other), self.learners, self.task, status, self.identities, self.said.append)
+        self.port.start("w0")
         (address,) = self.learners.address().results()
+        self.wait_for(Placed, "w0")
+        for name in ("w1", "w2"):  # for which there is no room
+            self.port.start(name)
+        self.port.end("w2", "it is not wanted any more")
         self.learners.start(address, None).results()
-        ray.get(starting)
+        self.wait_for(Started, "w0")
+        self.worker = self.port._workers["w0"]
         self.number = 0
+
+    def wait_for(self, kind: type[Placed | Started | Heard | Lost], worker: str) -> Any:
+        """The worker's next event of that kind. Those of other workers are passed over, as the fleet does with the ended."""
+        while True:
+            while self.events:
+                event = self.events.pop(0)
+                if event.worker == worker:
+                    if isinstance(event, kind):
+                        return event
+                    assert not isinstance(event, Lost), event
+            self.events += self.port.wait(POLL_SECONDS)
+
+    def process(self, worker: str) -> psutil.Process:
+        """Of the worker's actor."""
+        self.identities.look()
+        identity = self.identities.of(worker)
+        assert identity is not None and identity.pid is not None
+        return psutil.Process(identity.pid)
 
     def publish(self) -> WeightVersion:
         self.number += 1
@@ -139,10 +169,11 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not see the tests' modules
-    ray.init(address="local", num_cpus=3, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     try:
         bench = Bench(tmp_path_factory.mktemp("groups"))
         yield bench
+        bench.port.close()
         ray.wait(bench.learners.close(), num_returns=2, timeout=10)
         bench.learners.leave()
     finally:
@@ -223,18 +254,52 @@ def test_a_lying_version_is_served_by_no_way(bench: Bench) -> None:
     assert remark is None and bench.serves()
 
 
-def test_the_learner_goes_on_when_a_worker_is_no_more(bench: Bench) -> None:  # last: it ends the engine
+def rooms() -> dict[str, str]:
+    """The states of the workers' placement groups, as Ray knows them."""
+    known = [room for room in placement_group_table().values() if room["name"] != "learner"]
+    return {room["name"].split()[-1]: room["state"] for room in known}
+
+
+def test_a_worker_without_room_is_told_of_once_and_one_that_was_ended_meanwhile_never(bench: Bench) -> None:
+    while not (told := [said for said in bench.said if "no room" in said]):
+        bench.wait_for(Heard, "w0")
+    for _ in range(2):
+        bench.wait_for(Heard, "w0")
+    assert [said for said in bench.said if "no room" in said] == told
+    assert len(told) == 1 and told[0].startswith(
+        "grpo: no room in the cluster yet for rollout worker w1: each asks for 1 CPU on one node; free in all nodes "
+        "together: 0 CPU."
+    )
+
+
+def test_a_worker_that_was_ended_waits_for_room_no_more(bench: Bench) -> None:
+    assert rooms() == {"w0": "CREATED", "w1": "PENDING", "w2": "REMOVED"}
+
+
+# From here on in this order: each test goes on with what the one before has left.
+
+
+def test_the_death_of_an_idle_workers_engine_is_told_with_its_cause(bench: Bench) -> None:
+    bench.events.clear()
+    (engine,) = (own for own in bench.process("w0").children(recursive=True) if "EngineCore" in " ".join(own.cmdline()))
+    engine.kill()
+    assert bench.wait_for(Lost, "w0").reason == "its engine died: its process was ended by SIGKILL"
+
+
+def test_the_learner_goes_on_when_a_worker_is_no_more(bench: Bench) -> None:
     source = bench.learners.source()
     assert source is not None
     version = bench.publish()
-    ray.kill(bench.worker)
-    with pytest.raises(RayActorError):
-        ray.get(bench.worker.health.remote())
     sending = source.learner.send_version.options(concurrency_group=SENDERS)
     with pytest.raises(GroupError, match="broke"):
         for _ in range(100):  # what an engine that died has not read yet may still leave this process
             ray.get(sending.remote("w0", version))
-    bench.learners.forget("w0")
+    bench.port.end("w0", "its engine is dead")
     with pytest.raises(GroupError, match="w0 has no group here"):
         ray.get(sending.remote("w0", version))
     assert bench.publish().number == version.number + 1
+
+
+def test_the_worker_that_waited_gets_the_room(bench: Bench) -> None:
+    bench.wait_for(Placed, "w1")
+    assert rooms() == {"w0": "REMOVED", "w1": "CREATED", "w2": "REMOVED"}
