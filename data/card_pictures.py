@@ -17,7 +17,7 @@ _PAPER, _INK, _BOX, _MISSING = (250, 250, 248), (30, 30, 30), (226, 60, 40), (16
 
 
 def contact_sheet(rows: Sequence[Example]) -> Image.Image:
-    """The first picture of every row, numbered from 1, at most `COLUMNS` in a line; a grey field for one that cannot be read.
+    """The first picture of every row, numbered from 1, `COLUMNS` or fewer in a line; a grey field where it is unreadable.
 
     ValueError without rows.
     """

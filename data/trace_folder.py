@@ -101,9 +101,9 @@ def asked_rows(split: Path) -> dict[tuple[tuple[str, ...], str], Example]:
     asked: dict[tuple[tuple[str, ...], str], Example] = {}
     for name in (GROUNDING_FILE, SPATIAL_FILE):
         for row in scan_rows(split.parent, name, split.name) if (split / name).is_file() else ():
-            for key in {(row.example.media, user_text(row.example, "think", own)) for own in PRESETS} if row.example else ():
+            for key in [(row.example.media, user_text(row.example, "think", own)) for own in PRESETS] if row.example else ():
                 if key in wanted and set(asked.setdefault(key, row.example).boxes) != set(row.example.boxes):
-                    raise DataError(f"{split / name}: rows {asked[key].id} and {row.example.id} draw different boxes for one "
+                    raise DataError(f"{split / name}: rows {asked[key].id} and {row.example.id} draw different boxes for a "
                                     f"question that a row of {COLDSTART_FILE} asks: remove the wrong one")
     return asked
 

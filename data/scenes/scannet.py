@@ -15,13 +15,15 @@ What holds
     * `room` is the hull of all annotated vertices, `room_area` the area of their outline from above
       (`data.scenes.floor`). Vertices of no thing are left out: much of them was seen through doors and windows.
     * Frames are those whose number in the capture is a multiple of `every_nth`, in order of their numbers. Where some of
-      these were not exported (there are only exports at other distances), pictures would be thinned a second time: refused.
-      Frames without a finite pose are left out: tracking was lost there. Depth is used where the folder `depth` exists.
+      these were not exported (there are only exports at other distances), pictures would be thinned a second time: refused,
+      unless all pictures are such multiples. Frames without a finite pose are left out: tracking was lost there. Depth is
+      used where the folder `depth` exists.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,21 +236,23 @@ class _Reader:
     def _refuse_thinning(self, numbers: Collection[int], every_nth: int) -> None:
         """Where every 20th frame is there and every 50th is asked for, only every 100th would be used.
 
-        An export has all multiples of one number. So one that has a frame whose number divides `every_nth` has all that is
-        asked for, as far as it was tracked; otherwise each has to be there, or its pose has to say that it was lost.
+        So each multiple up to the last picture has to be there, or its pose has to say that it was lost. Where all pictures
+        are multiples, nothing is thinned.
         """
-        if all(number % every_nth == 0 for number in numbers) or any(every_nth % number == 0 for number in numbers if number):
+        if all(number % every_nth == 0 for number in numbers):
             return
-        asked = range(0, max(numbers) + 1, every_nth)
-        stems = (path.stem for path in self._files("pose") if path.suffix == ".txt" and path.stem.isdecimal())
-        poses = {int(stem): stem for stem in stems}
-        missing = [number for number in asked if number not in numbers
-                   and (number not in poses or self._pose(poses[number]) is not None)]
-        if missing:
-            self.refuse("color", "folder", f"of the {len(asked)} frames whose number is a multiple of {every_nth} "
-                        f"(data.scannet.every_nth), {len(missing)} not exported, {missing[0]} the first: the others are "
-                        "thinned unevenly", f"Export them with `ladder data frames FOLDER --every {every_nth}`, or set "
-                        f"data.scannet.every_nth to a multiple of {min(filter(None, numbers))}, whose frames are there")
+        last = max(numbers)
+        stems = [path.stem for path in self._files("pose") if path.suffix == ".txt" and path.stem.isdecimal()]
+        known = {number for number in numbers if number % every_nth == 0}
+        known |= {int(stem) for stem in stems if int(stem) % every_nth == 0 and int(stem) <= last
+                  and int(stem) not in numbers and self._pose(stem) is None}
+        count = last // every_nth + 1
+        if len(known) < count:
+            first = next(number for number in range(0, last + 1, every_nth) if number not in known)
+            self.refuse("color", "folder", f"{count - len(known)} of the {count} frames whose number is a multiple of "
+                        f"{every_nth} (data.scannet.every_nth) are not exported, frame {first} the first; the others are "
+                        "unevenly spaced", f"Export them with `ladder data frames FOLDER --every {every_nth}`, or set "
+                        f"data.scannet.every_nth to {math.gcd(*numbers)}, with which all pictures are used")
 
     def _files(self, name: str) -> list[Path]:
         folder = self.folder / name

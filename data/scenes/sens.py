@@ -7,8 +7,8 @@ What holds
     * Only what is asked for is read: other frames are jumped over by their lengths.
     * Of frames whose pose is not finite (tracking was lost: -inf) the pose alone is exported: it tells that the frame was
       not forgotten.
-    * A frame counts as exported when picture and pose are there, of which the pose is written last; an export that was
-      interrupted goes on.
+    * A frame counts as exported when picture, depth and pose are there, of which the pose is written last; an export that
+      was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ class SensHeader:
 
 @dataclass(frozen=True)
 class SensFrame:
-    """One frame: its number in the capture, camera_to_world (4, 4), the bytes of its JPEG, depth (H, W) uint16 units."""
+    """One frame: its number in the capture, camera_to_world (4, 4), the bytes of its JPEG, depth (H, W) uint16 units.
+
+    Neither picture nor depth is read of a frame whose pose is not finite."""
 
     index: int
     camera_to_world: np.ndarray
-    jpeg: bytes
-    depth: np.ndarray
+    jpeg: bytes | None
+    depth: np.ndarray | None
 
 
 def read_header(file: BinaryIO) -> SensHeader:
@@ -85,8 +87,12 @@ def read_frames(file: BinaryIO, header: SensHeader, every_nth: int = 1,
         pose, (color_bytes, depth_bytes) = np.array(numbers[:16]).reshape(4, 4), numbers[18:]
         if file.tell() + color_bytes + depth_bytes > size:
             raise SensError(f"ends in frame {index} of {header.frames}")
-        if index % every_nth or not wanted(index, _tracked(pose)):
+        tracked = _tracked(pose)
+        asked = index % every_nth == 0 and wanted(index, tracked)
+        if not (asked and tracked):
             file.seek(color_bytes + depth_bytes, os.SEEK_CUR)
+            if asked:
+                yield SensFrame(index, pose, None, None)
             continue
         jpeg = _exactly(file, color_bytes, f"the picture of frame {index}")
         yield SensFrame(index, pose, jpeg, _depth(_exactly(file, depth_bytes, f"the depth of frame {index}"), header, index))
@@ -106,7 +112,7 @@ def export(path: str | Path, folder: str | Path, every_nth: int) -> Iterator[int
         for name, matrix in header.matrices.items():
             _write(folder / "intrinsic" / f"{name}.txt", _text(matrix))
         for frame in read_frames(file, header, every_nth, partial(_missing, folder)):
-            if not _tracked(frame.camera_to_world):
+            if frame.jpeg is None or frame.depth is None:
                 _write(folder / "pose" / f"{frame.index}.txt", _text(frame.camera_to_world))
                 continue
             _write(folder / "color" / f"{frame.index}.jpg", frame.jpeg)
@@ -118,7 +124,7 @@ def export(path: str | Path, folder: str | Path, every_nth: int) -> Iterator[int
 
 
 def _missing(folder: Path, index: int, tracked: bool) -> bool:
-    parts = ("pose/{}.txt", "color/{}.jpg") if tracked else ("pose/{}.txt",)
+    parts = ("pose/{}.txt", "color/{}.jpg", "depth/{}.png") if tracked else ("pose/{}.txt",)
     return not all((folder / part.format(index)).exists() for part in parts)
 
 

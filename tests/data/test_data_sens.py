@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -71,8 +72,20 @@ def test_a_pose_alone_is_no_export(tmp_path):
     write_sens(tmp_path / "a.sens")
     out = tmp_path / "out"
     list(export(tmp_path / "a.sens", out, 1))
-    (out / "color" / "3.jpg").unlink()
-    assert list(export(tmp_path / "a.sens", out, 1)) == [3] and (out / "color" / "3.jpg").exists()
+    lost = (out / "pose" / "2.txt").stat().st_mtime_ns
+    for part in ("color/3.jpg", "depth/3.png"):
+        (out / part).unlink()
+        assert list(export(tmp_path / "a.sens", out, 1)) == [3] and (out / part).exists()
+    assert (out / "pose" / "2.txt").stat().st_mtime_ns == lost
+
+
+def test_of_a_lost_frame_nothing_but_the_pose_is_read(tmp_path):
+    depth = zlib.compress(write_sens(tmp_path / "a.sens").depths[2].tobytes())
+    whole = (tmp_path / "a.sens").read_bytes()
+    assert depth in whole
+    (tmp_path / "a.sens").write_bytes(whole.replace(depth, bytes(len(depth))))
+    assert list(export(tmp_path / "a.sens", tmp_path / "out", 1)) == [0, 1, 3, 4]
+    assert (tmp_path / "out" / "pose" / "2.txt").exists()
 
 
 def damaged(change):

@@ -17,6 +17,7 @@ from data.checking_media import check_media
 from data.prompts import render, user_text
 from data.reading import COLDSTART_FILE, FILES, load_split, read_rows
 from data.trace_drafts import DRAFTS, Draft, opened
+from data.trace_folder import asked_rows
 from data.trace_sampling import draw_drafts
 from data.trace_selection import selected
 from launch.cli import main
@@ -159,9 +160,10 @@ def test_refusals_name_what_to_do_and_draw_nothing(data, tmp_path, ask, capsys, 
         asked = row | {"prompt": user_text(one, "think", "paper"), "solution": "<think>There.</think><answer>[]</answer>"}
         coldstart = data / "heldout" / "spld_coldstart_data.jsonl"
         kept = [path.read_text() for path in (boxes, coldstart)]
-        coldstart.write_text(json.dumps(asked) + "\n")
         other = json.loads(kept[0]) | {"question_id": 600, "answer": [{"bbox_2d": [4, 4, 41, 40], "label": "chair"}]}
         boxes.write_text(kept[0] + json.dumps(other) + "\n")
+        assert asked_rows(data / "heldout") == {}, "no trace asks that"
+        coldstart.write_text(json.dumps(asked) + "\n")
         assert ask(server.url) == 2
         assert "spld_grounding_data/100 and heldout/spld_grounding_data/600 draw different boxes" in capsys.readouterr().err
         for path, text in zip((boxes, coldstart), kept, strict=True):
