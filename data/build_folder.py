@@ -36,11 +36,15 @@ class BuildRefused(DataError):
 def partial_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """The partial folder of `folder`, for a build with `settings` (plain JSON data); `SCENES` in it exists.
 
-    BuildRefused while another process builds the same folder, and when finished scenes of other settings are in it.
+    BuildRefused where it cannot be written, while another process builds the same folder, and when finished scenes of other
+    settings are in it.
     """
     partial = folder.parent / f".{folder.name}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        handle = os.open(partial / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BuildRefused(f"{folder} cannot be written ({error}); choose another folder") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

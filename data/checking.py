@@ -136,6 +136,7 @@ def check_folder(folder: Path, other_scenes: Iterable[str] = (), report: Report 
             findings.append(Finding("file", None, None, None, what, "divide the rows by place into train/ and heldout/"))
     for split in splits:
         findings += duplicates(split.rows)
+        findings += equal_options(split.rows)
         if not alone:
             findings += [Finding("file", None, None, None, str(problem), "build the folder again, or remove the manifest")
                          for problem in count_problems(folder, split.name, split.counts)]
@@ -189,6 +190,15 @@ def duplicates(rows: Sequence[tuple[Path, int, Example]]) -> Iterator[Finding]:
         elif before != line:
             yield Finding("duplicate", file, line, "answer", f"{what}, and another answer",
                           "find out which is right and take the other out")
+
+
+def equal_options(rows: Sequence[tuple[Path, int, Example]]) -> Iterator[Finding]:
+    """Rows that offer one thing under two letters: where it is right, the other letter is counted as wrong."""
+    for file, line, row in rows:
+        texts = Counter(option.partition(".")[2].strip() for option in row.options or ())
+        if equal := [text for text, count in texts.items() if count > 1]:
+            yield Finding("options", file, line, "options", f"{equal[0]!r} stands under {texts[equal[0]]} letters",
+                          "take the row out, or write another option")
 
 
 def _truth(row: Example) -> object:

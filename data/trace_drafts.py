@@ -75,11 +75,15 @@ class Drafts:
 def opened(folder: Path, drawn_with: Mapping[str, Any]) -> Iterator[Drafts]:
     """The drafts of `folder`, made when missing. `drawn_with`: what decides the texts, flat JSON data.
 
-    TracesRefused when another process draws here, or the folder was begun with something else.
+    TracesRefused when it cannot be written, another process draws here, or the folder was begun with something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, identity = folder / DRAFTS, folder / IDENTITY
-    with path.open("ab") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise TracesRefused(f"{folder} cannot be written ({error}): choose another folder") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

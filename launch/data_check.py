@@ -14,6 +14,9 @@ from data.checking import Checked, Finding, check_folder
 from data.reading import DataError
 from launch.progress import Say
 
+#: Of JSON and CSV, which would match no scene and so find nothing.
+_NOT_IN_IDS = frozenset(",;\"'[]{}")
+
 
 class DataRefused(RuntimeError):
     """A command about data that cannot begin: says why and what to do."""
@@ -23,16 +26,19 @@ def check(folder: Path, against: Path | None, limit: int, say: Say, tell: Callab
     """Checks `folder` and tells the report; 0 or 1. `against`: a text file with one scene id per line."""
     if limit < 0:
         raise DataRefused(f"--limit {limit}: must be 0 (tell everything) or more")
+    others = scene_ids(against) if against else frozenset()
     try:
-        checked = check_folder(folder, scene_ids(against) if against else (), say)
+        checked = check_folder(folder, others, say)
     except DataError as error:
         raise DataRefused(str(error)) from None
+    if others:
+        tell(f"other scenes: {len(others)} of {against}, the first is {min(others)}")
     tell("\n".join(report(checked, limit)))
     return 1 if checked.faults else 0
 
 
 def scene_ids(file: Path) -> frozenset[str]:
-    """The words that begin the lines of a file, `#` lines left out. DataRefused when it cannot be read or has none."""
+    """The words that begin the lines of a file, `#` lines left out. DataRefused when it cannot be read, or is no such list."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -40,6 +46,8 @@ def scene_ids(file: Path) -> frozenset[str]:
     scenes = frozenset(line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not scenes:
         raise DataRefused(f"--against {file}: no scene id in it; give one per line")
+    if strange := sorted(scene for scene in scenes if set(scene) & _NOT_IN_IDS):
+        raise DataRefused(f"--against {file}: {strange[0]!r} is no scene id; give one per line as text, no JSON or CSV")
     return scenes
 
 

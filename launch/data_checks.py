@@ -32,6 +32,12 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     yield from _rooms_problems(config)
     if config.data.source is not None:
         yield from _source_problems(config)
+    elif config.data.source_format != "posed_frames":
+        yield Problem(
+            f"the scenes are {config.data.source_format}, but no data.source says where they are: rooms would be drawn",
+            "data.source_format",
+            "name their folder or file in data.source, or leave this out",
+        )
 
 
 def _rooms_problems(config: RunConfig) -> Iterator[Problem]:

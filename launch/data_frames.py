@@ -28,12 +28,17 @@ def add_command(data: argparse._SubParsersAction) -> None:
 
 def _frames(options: argparse.Namespace) -> int:
     from data.scenes.scannet import ScanNet, export_frames
-    from data.scenes.types import SceneError
+    from data.scenes.types import SceneError, SourceError
 
     if options.every < 1:
         print("ladder data frames: --every must be at least 1", file=sys.stderr)
         return 2
-    scenes = options.scene or ScanNet(str(options.folder), options.every, ()).scene_ids()
+    try:
+        scenes = options.scene or ScanNet(str(options.folder), options.every, ()).scene_ids()
+    except SourceError as error:
+        print(f"ladder data frames: {error.place}: {error.reason}; name the folder of the scans, which has for each SCENE a "
+              "folder SCENE with SCENE.sens in it", file=sys.stderr)
+        return 2
     say, bad = Progress(), 0
     for index, scene in enumerate(scenes, start=1):
         count = 0

@@ -25,8 +25,9 @@ Any posed capture (ScanNet, ARKitScenes, your own) can be written like this; met
       "room_area": 18.4                    optional: square metres of the floor, where it is no rectangle
     }
 
-Other keys are ignored. Objects outside every picture belong in `objects` too: they are what counts are made of. Several
-scenes are folders side by side, each called as its scene is.
+Other keys are ignored; one that is almost an absent optional key is refused. Objects outside every picture belong in
+`objects` too: they are what counts are made of. Several scenes are folders side by side, each called as its scene is; one
+without scene.json is a bad scene, a data folder among them is none.
 
 What holds: the world of the returned scene is the aligned frame, so `camera_to_world` is axis_align @ camera_to_world.
 Each object has one solid, its whole box, with which it hides others. Everything is checked before anything is returned.
@@ -34,6 +35,7 @@ Each object has one solid, its whole box, with which it hides others. Everything
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ from PIL import Image
 
 from data.media import PictureError, decoded_sizes
 from data.oriented import OrientedBox
+from data.reading import MANIFEST
 from data.scenes.depth import depth_size
 from data.scenes.outlines import common_points
 from data.scenes.types import ALIGNED, NAME, Camera, Frame, Scene, SceneError, SceneObject, Solid, SourceError, Vector
@@ -56,13 +59,14 @@ _EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class PosedFrames:
-    """The scene of `folder`, or those of the folders inside it that hold a scene.json. Image paths are absolute."""
+    """The scene of `folder`, or those of the folders inside it, hidden ones and data folders left out. Image paths are
+    absolute."""
 
     folder: str
 
     def scene_ids(self) -> list[str]:
-        """The name of the one scene, or the sorted names of the folders. SourceError when there is none; SceneError when
-        the one scene has no name."""
+        """The name of the one scene, or the sorted names of the folders: one without a scene.json is named when it is loaded.
+        SourceError when none has one; SceneError when the one scene has no name."""
         folder = Path(self.folder).resolve()
         if (folder / FILE).is_file():
             return [_Reader.open(folder / FILE).name()]
@@ -70,11 +74,11 @@ class PosedFrames:
             what = "is a file, not a folder" if folder.exists() else "does not exist"
             raise SourceError(folder, what, "Point data.source at a scene folder or at a folder of scene folders; what is no "
                               "posed frames needs its data.source_format")
-        found = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
-        if not found:
+        found = [path for path in sorted(folder.iterdir()) if _may_hold_a_scene(path)]
+        if not any((path / FILE).is_file() for path in found):
             raise SourceError(folder, f"neither the folder nor a folder directly inside it has a {FILE}",
                               "Point data.source at a scene folder or at a folder of scene folders")
-        return found
+        return [path.name for path in found]
 
     def load(self, scene_id: str) -> Scene:
         """SceneError on anything missing, of a wrong shape, not finite, or a picture of another size than declared or that
@@ -82,8 +86,10 @@ class PosedFrames:
         folder = Path(self.folder).resolve()
         alone = (folder / FILE).is_file()
         file = folder / FILE if alone else folder / scene_id / FILE
-        if not alone and (file.parent.parent != folder or not file.is_file()):
+        if not alone and (file.parent.parent != folder or not _may_hold_a_scene(file.parent)):
             raise KeyError(scene_id)
+        if not file.is_file():
+            raise SceneError(scene_id, file, "whole file", "is missing", "Write it, or take the folder away")
         reader = _Reader.open(file)
         if (name := reader.name()) != scene_id:
             if alone:
@@ -92,8 +98,14 @@ class PosedFrames:
         return _read_scene(reader)
 
 
+def _may_hold_a_scene(path: Path) -> bool:
+    other = path.name.startswith(".") or (path / MANIFEST).is_file()
+    return (path / FILE).is_file() or (path.is_dir() and not other)
+
+
 def _read_scene(reader: _Reader) -> Scene:
     document = reader.document
+    reader.spelt(document, "", "depth_intrinsics", "room", "room_area")
     if (units := reader.text(document, "units", "")) != "metres":
         reader.refuse("units", f"is {units!r}", "Convert every length to metres and declare \"metres\"")
     size = tuple(reader.whole(document, key, "", least=1) for key in ("image_width", "image_height"))
@@ -182,6 +194,7 @@ def _path(reader: _Reader, entry: object, key: str, at: str) -> Path:
 def _frame(reader: _Reader, entry: object, at: str, size: tuple[int, int], intrinsics: np.ndarray,
            depth_intrinsics: np.ndarray | None, align: np.ndarray) -> Frame:
     path = _path(reader, entry, "file", at)
+    reader.spelt(entry, at + ".", "depth")
     relative = entry["file"]
     pose = _pose(reader, entry, "camera_to_world", at + ".")
     depth = str(_path(reader, entry, "depth", at)) if entry.get("depth") is not None else None
@@ -204,6 +217,8 @@ def _object(reader: _Reader, entry: object, at: str, align: np.ndarray) -> Scene
     label = reader.text(entry, "label", at + ".")
     box = reader.get(entry, "aligned", at + ".")
     center = reader.array(box, "center", f"{at}.aligned.", ((3,),))
+    reader.spelt(entry, at + ".", "unaligned")
+    reader.spelt(box, f"{at}.aligned.", "axes")
     dimensions = _sizes(reader, box, f"{at}.aligned.")
     axes = ALIGNED
     if box.get("axes") is not None:
@@ -273,6 +288,13 @@ class _Reader:
             self.refuse(f"{at}{key}", "is missing", _SEE)
         return entry[key]
 
+    def spelt(self, entry: dict, at: str, *optional: str) -> None:
+        """Refuses a key that is not known and must be meant for one of `optional`: left out in silence, boxes are others."""
+        absent = [key for key in optional if key not in entry]
+        for key in sorted(entry.keys() - _NEEDED - set(optional)):
+            if meant := difflib.get_close_matches(key, absent, 1, 0.75):
+                self.refuse(f"{at}{key}", f"is not known, did you mean {meant[0]}?", _SEE)
+
     def text(self, entry: object, key: str, at: str) -> str:
         value = self.get(entry, key, at)
         if not isinstance(value, str) or not value.strip():
@@ -303,6 +325,9 @@ class _Reader:
         return np.array(numbers, float).reshape(shape)
 
 
+#: Keys that some part of a scene has to have.
+_NEEDED = frozenset({"scene", "units", "image_width", "image_height", "intrinsics", "axis_align", "frames", "objects", "file",
+                     "camera_to_world", "id", "label", "aligned", "center", "dimensions"})
 _SEE = "The format is described in data/scenes/posed_frames.py"
 
 

@@ -150,6 +150,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(DataError, match="not empty; remove it or choose another"):
         build_data(CONFIG, tmp_path / "data", 0, half, workers=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "notes.txt"]
+    with pytest.raises(BuildRefused, match="cannot be written .*choose another"):
+        build_data(CONFIG, tmp_path / "data" / "notes.txt" / "in", 0, half, workers=1)
     with pytest.raises(DataError, match="nothing to build"):
         build_data(CONFIG.model_copy(update={"path": "somewhere"}), tmp_path / "new", 0, half)
 

@@ -74,6 +74,8 @@ BROKEN = {
     "a missing question": (sets(SPATIAL, 2, question=...), (SPATIAL, 2, "question"), "missing"),
     "a missing option list": (sets(SPATIAL, 1, options=...), (SPATIAL, 1, "options"), "missing"),
     "options without letters": (sets(SPATIAL, 1, options=["left", "right"]), (SPATIAL, 1, "options"), "lettered"),
+    "two equal options": (sets(SPATIAL, 1, options=["A. left", "B. right", "C. left", "D. back"]),
+                          (SPATIAL, 1, "options"), "'left' stands under 2 letters"),
     "a letter of no option": (sets(SPATIAL, 1, answer="E"), (SPATIAL, 1, "answer"), "A, B, C, D"),
     "a number in words": (sets(SPATIAL, 2, answer="thirty"), (SPATIAL, 2, "answer"), "decimal"),
     "an unknown type": (sets(SPATIAL, 3, question_type="route planning"), (SPATIAL, 3, "question_type"), "room size"),

@@ -159,6 +159,22 @@ def test_a_folder_without_scene(tmp_path):
         posed_scenes(tmp_path / "meta.json")
 
 
+def test_a_folder_without_its_scene_is_bad_not_unseen(tmp_path):
+    write(tmp_path / "flat_00", document())
+    (tmp_path / "flat_01" / "frames").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "manifest.json").write_text("{}")
+    source = PosedFrames(str(tmp_path))
+    assert source.scene_ids() == ["flat_00", "flat_01"]
+    assert source.load("flat_00").id == "flat_00"
+    with pytest.raises(SceneError, match="flat_01/scene.json.*is missing"):
+        source.load("flat_01")
+    for other in (".hidden", "built", "flat_02", "../up"):
+        with pytest.raises(KeyError):
+            source.load(other)
+
+
 def skewed(k=((50, 1, 32), (0, 50, 24), (0, 0, 1))):
     return [list(row) for row in k]
 
@@ -203,6 +219,9 @@ BAD = [
     (("frames", 1, "depth"), "frames/0.png", "frames[1].depth"), (("frames", 1, "depth"), "scene.json", "frames[1].depth"),
     (("depth_intrinsics",), [[1, 0], [0, 1]], "depth_intrinsics"), (("depth_intrinsics",), skewed(), "depth_intrinsics"),
     (("room",), {"low": [0, 0, 0]}, "room.high"), (("room",), {"low": [0, 0, 0], "high": [1, 0, 1]}, "room"),
+    (("depth_intrinsic",), EYE, "depth_intrinsic"), (("romo_area",), 9.0, "romo_area"),
+    (("frames", 1, "dept"), "d", "frames[1].dept"), (("objects", 1, "aligned", "axis"), EYE, "objects[1].aligned.axis"),
+    (("objects", 1, "unalined"), {}, "objects[1].unalined"),
     (("room",), 5, "room"), (("room_area",), -1, "room_area"), (("room_area",), [1], "room_area"),
 ]
 

@@ -89,6 +89,8 @@ def test_other_settings_a_second_process_and_an_edited_file_are_refused(tmp_path
             drafts.append([Draft("r/0", 2, "a", "stop")])
     with pytest.raises(TracesRefused, match=r"seed: 0 -> 1\n.*choose another --out"), opened(tmp_path, WITH | {"seed": 1}):
         pass
+    with pytest.raises(TracesRefused, match="cannot be written .*choose another"), opened(tmp_path / DRAFTS / "in", WITH):
+        pass
     (tmp_path / DRAFTS).write_text('{"row": "r/0"}\n')
     with pytest.raises(TraceError, match="line 1: no draft"), opened(tmp_path, WITH):
         pass

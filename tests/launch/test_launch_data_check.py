@@ -60,7 +60,17 @@ def test_every_picture_is_counted_once(folder, capsys):
 def test_scenes_of_others(folder, tmp_path, capsys):
     (tmp_path / "scenes.txt").write_text("# of a benchmark\ntrain\nscene0011_00 val\n")
     assert main(["data", "check", str(folder), "--against", str(tmp_path / "scenes.txt")]) == 1
-    assert "place train (train), shown by 2 rows, is in the other scenes too" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"other scenes: 2 of {tmp_path / 'scenes.txt'}, the first is scene0011_00\n" in told
+    assert "place train (train), shown by 2 rows, is in the other scenes too" in told
+
+
+@pytest.mark.parametrize("content", ["train,val\n", '["train"]\n', "'train'\n"])
+def test_a_file_that_is_no_list_of_scenes_is_refused(folder, tmp_path, capsys, content):
+    """It would match no scene, and the folder would look clean."""
+    (tmp_path / "scenes").write_text(content)
+    assert main(["data", "check", str(folder), "--against", str(tmp_path / "scenes")]) == 2
+    assert "is no scene id; give one per line as text, no JSON or CSV" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -38,5 +38,7 @@ def test_one_scene_again(scans, capsys):
 
 def test_what_is_refused(tmp_path, capsys):
     assert main(["data", "frames", str(tmp_path), "--every", "0"]) == 2
-    assert main(["data", "frames", str(tmp_path)]) == 1
-    assert "has no folder called like scene0000_00" in capsys.readouterr().err
+    for folder, reason in ((tmp_path, "has no folder called like scene0000_00"), (tmp_path / "nowhere", "")):
+        assert main(["data", "frames", str(folder)]) == 2
+        told = capsys.readouterr().err
+        assert str(folder) in told and reason in told and "a folder SCENE with SCENE.sens in it" in told

@@ -140,6 +140,12 @@ def test_one_good_scene_is_enough_of_a_source(tmp_path):
     assert problem.where == "data.source" and "scene a:" in problem.what and "object_bbox: is missing" in problem.what
 
 
+def test_a_format_of_scenes_without_their_place_is_refused():
+    """Procedural rooms would be built instead."""
+    (problem,) = data_problems(config(data={"source_format": "layouts"}))
+    assert problem.where == "data.source_format" and "rooms would be drawn" in problem.what and "data.source" in problem.remedy
+
+
 @pytest.mark.parametrize("listed, words", [
     (None, "heldout.txt cannot be read"), ("c\n", "none of the 1 scenes"), ("a\n", "share"), ("b\n", None),
 ])
