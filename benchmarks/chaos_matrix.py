@@ -34,12 +34,13 @@ from benchmarks.whole_runs import check
 
 Case = Callable[[Path, Path, Family, int], Shown]
 #: Steps of a run and, of these, those for each kill: a worker is replaced while the others go on.
-SHORT, PER_KILL, PER_WORKER = 6, 4, 20
+SHORT, PER_KILL, PER_WORKER = 6, 4, 10
 
 #: Several updates of every step, so that it can be seen that the learner works.
 ONE_RANK: dict[str, dict[str, Any]] = {"grpo": {"inner_epochs": 6}, "rollout": {"workers": 1}}
-#: Sequences run one at a time, so that it can be seen that a worker generates.
-ONE_BY_ONE = {"rollout": {"max_num_seqs": 1}}
+#: Sequences of a prompt run one at a time, so that it can be seen that a worker generates: fleet.json is written five times
+#: a second.
+ONE_BY_ONE: dict[str, dict[str, Any]] = {"grpo": {"group_size": 8}, "rollout": {"max_num_seqs": 1}}
 TWO_RANKS = ONE_RANK | {"learner": {"ranks": 2}}
 
 

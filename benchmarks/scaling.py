@@ -1,11 +1,12 @@
 """A run of stage 3 whose fleet grows from one worker to three and shrinks again while it goes on.
 
-    python -m benchmarks.scaling [--steps 80] [--json FILE]
+    python -m benchmarks.scaling [--steps 40] [--json FILE]
 
-Sampling is what takes the time of a step, as in a run that somebody scales up: an engine computes one prompt at a time, and
+Sampling is what takes the time of a step, as in a run that somebody scales up: an engine computes one sequence at a time, and
 the next step's prompts wait while the learner works (`grpo.staleness` 1). No step fails and no prompt is sent twice: who
 leaves answers first what it holds. Seconds of each joiner count from the command; its first sample is told when fleet.json
-shows it at work for the first time, and that group's own seconds are over.
+shows it at work for the first time, and that group's own seconds are over. The file is written five times a second, so what a
+worker holds is seen if it takes longer than that.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ from launch.run_folder import RunFolder
 from launch.scale import scale
 
 SMALL, LARGE = 1, 3
-PROMPTS, GROUP = 6, 3
-#: Of a reward: the run lasts until joiners are there.
-REWARD_SECONDS = 0.1
+PROMPTS, GROUP = 6, 8
 #: Of a worker: three have room beside the learner on two cores.
 WORKER_CPUS = 0.4
 #: Steps before the fleet grows, and with all of them before it shrinks.
@@ -104,16 +103,16 @@ def scaled(folder: Path, steps: int, family: Family) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--json", type=Path, help="where the result goes")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started
     with tempfile.TemporaryDirectory() as scratch, Family() as family:
         model = make_model(Path(scratch) / "policy")
-        fleet_of = {"workers": SMALL, "num_cpus": WORKER_CPUS, "max_num_seqs": GROUP}
+        fleet_of = {"workers": SMALL, "num_cpus": WORKER_CPUS, "max_num_seqs": 1}
         asked_of = {"staleness": 1, "prompts_per_step": PROMPTS, "group_size": GROUP}
-        folder = folder_of(Path(scratch) / "run", model, options.steps, REWARD_SECONDS, rollout=fleet_of, grpo=asked_of)
+        folder = folder_of(Path(scratch) / "run", model, options.steps, reward_seconds=0.0, rollout=fleet_of, grpo=asked_of)
         try:
             result = scaled(folder, options.steps, family)
         finally:
