@@ -31,7 +31,7 @@ from launch.run_folder import RunFolder
 from launch.scale import scale
 
 SMALL, LARGE = 1, 3
-PROMPTS, GROUP = 6, 8
+PROMPTS, GROUP = 6, 16
 #: Of a worker: three have room beside the learner on two cores.
 WORKER_CPUS = 0.4
 #: Steps before the fleet grows, and with all of them before it shrinks.
