@@ -66,6 +66,7 @@ def build_data(config: DataConfig, folder: str | Path, seed: int, processed_size
         job = SceneJob(source, split_of, config.build.heldout_share, seed, config.rooms, config.construction,
                        str(partial / SCENES))
         wanted = [scene_id for scene_id in scene_ids if split_of is None or scene_id in split_of]
+        say(f"data: {len(wanted)} scenes of {_origin(config)}, divided {how}")
         skipped = _build_scenes(job, wanted, finished_scenes(partial), config.build.max_bad_share, workers, say)
         out = _clean(partial / _FOLDER)
         manifest = _write(partial, out, config, seed, how, wanted, skipped, processed_size_fn, say)
@@ -89,6 +90,10 @@ def _source(config: DataConfig, seed: int) -> tuple[SceneSource, Sequence[str]]:
         return source, source.scene_ids()
     except (SourceError, SceneError) as error:
         raise DataError(str(error)) from error
+
+
+def _origin(config: DataConfig) -> str:
+    return "procedural rooms" if config.source is None else f"{config.source} ({config.source_format})"
 
 
 def _splits(config: DataConfig, source: SceneSource, scene_ids: Sequence[str],

@@ -164,7 +164,7 @@ def _scan_split(folder: Path, name: str, findings: list[Finding]) -> SplitRows:
             findings.append(Finding("file", file, None, None, "no rows: the stage that trains on them cannot run",
                                     "leave the stage out of `stages`", fault=False))
         for key, count in sorted(unknown.items()):
-            findings.append(Finding("keys", file, None, key, f"a key that the schema does not know, in {count} rows",
+            findings.append(Finding("keys", file, None, key, f"a key that the schema does not know, in {_rows(count)}",
                                     "nothing: only rewards of your own read it, as metadata", fault=False))
     return SplitRows(name, folder, tuple(rows), counts)
 
@@ -236,8 +236,12 @@ def _leak(
     for place, (own, other) in shared_places(ours, theirs).items():
         rows = {row for scene in own for row in ours[scene]}
         file, line = place_of_row[ours[own[0]][0]]
-        what = f"place {place} ({_named(own)}), shown by {len(rows)} rows, is in {name} too ({_named(other)})"
+        what = f"place {place} ({_named(own)}), shown by {_rows(len(rows))}, is in {name} too ({_named(other)})"
         yield Finding("leakage", file, line, "image", what, remedy)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count != 1 else ''}"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -98,5 +98,5 @@ def _problems(path: str, size: Size | PictureError, rows: Sequence[Example]) -> 
 def _reason(path: str, error: PictureError) -> tuple[Fault, str]:
     file = Path(path)
     if not file.is_file():
-        return "missing", "no such file"
+        return ("unreadable", "it is a folder") if file.is_dir() else ("missing", "no such file")
     return ("empty", "the file has 0 bytes") if file.stat().st_size == 0 else ("unreadable", str(error))

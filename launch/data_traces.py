@@ -82,6 +82,7 @@ def drawn_with(config: RunConfig) -> dict[str, Any]:
 
 def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
     """The rows to ask. PreflightError with every problem that can be found before anything is drawn."""
+    from data.checking import split_folders
     from data.checking_media import check_media
     from data.reading import DataError, load_split
     from data.trace_folder import asked_rows
@@ -96,6 +97,7 @@ def _checked_rows(config: RunConfig, out: Path) -> tuple[Example, ...]:
         problems.append(Problem(f"{out} holds something else than traces", "--out", "choose another folder, or remove it"))
     rows: tuple[Example, ...] = ()
     try:
+        split_folders(Path(config.data.path))
         rows = chosen_rows(config, load_split(config.data.path, TRAIN))
         measured = _measured_rows(Path(config.data.path))
         check_media([*rows, *measured])

@@ -77,6 +77,7 @@ def test_the_folder_reads_back(built):
         assert {row.data_type for row in split.spatial} == {"single_image", "multi_view", "video"}
         pictures = {"single_image": 1, "multi_view": 8, "video": 8}
         assert all(len(row.media) == pictures[row.data_type] for row in split.spatial)
+    assert lines[0] == "data: 6 scenes of procedural rooms, divided by room"
     assert lines[-2].startswith("data: choosing and writing the rows of 6 scenes")
     for name, value in manifest["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
@@ -207,7 +208,8 @@ def test_an_interrupted_build_goes_on_with_what_is_not_finished(tmp_path):
     lines = []
     with pytest.raises(KeyboardInterrupt):
         build_data(config, tmp_path / "data", 0, half, lambda line: (lines.append(line), interrupted(line)))
-    assert lines[0] == "data: 2 of 5 scenes were finished before, 3 are left"
+    assert lines[:2] == [f"data: 5 scenes of {tmp_path / 'source'} (posed_frames), divided by place",
+                         "data: 2 of 5 scenes were finished before, 3 are left"]
     assert sorted(path.name for path in scenes.iterdir()) == names[:3]
     assert len(written) == 2 and {path: path.stat().st_mtime_ns for path in written} == written
     posed_folders(tmp_path / "source", names[3:4])
@@ -337,7 +339,8 @@ def test_posed_frames_become_rows_of_every_modality(tmp_path):
 def test_the_last_line_counts_the_rows_and_one_place_is_warned_of(tmp_path, names, warned):
     lines = []
     build_data(posed_folders(tmp_path / "source", names), tmp_path / "data", 0, half, lines.append)
-    assert ["one place only" in line for line in lines].count(True) == warned == ("one place only" in lines[-2])
+    assert lines[0].endswith("divided by row; one place only" if warned else "divided by place")
+    assert ["WARNING" in line for line in lines].count(True) == warned == ("one place only" in lines[-2])
     told = []
     for name in ("train", "heldout"):
         split = load_split(tmp_path / "data", name)

@@ -134,6 +134,7 @@ def test_what_is_only_worth_knowing_is_no_fault(tmp_path):
     assert checked.faults == ()
     assert [(finding.kind, finding.line, finding.field) for finding in checked.findings] == [
         ("keys", None, "extra"), ("file", None, None), ("duplicate", 4, "question")]
+    assert checked.findings[0].what.endswith(", in 1 row")
 
 
 def test_the_released_files_alone(tmp_path):

@@ -40,6 +40,13 @@ def test_one_table_of_everything(tmp_path, picture):
     assert first.split() == ["missing", str(names[0]), "2", "train/spld_grounding_data/0", "no", "such", "file"]
 
 
+def test_a_folder_in_place_of_a_picture_is_not_called_missing(tmp_path):
+    with pytest.raises(MediaError) as caught:
+        check_media([row(1, tmp_path)])
+    (problem,) = caught.value.problems
+    assert (problem.fault, problem.detail) == ("unreadable", "it is a folder")
+
+
 @pytest.mark.parametrize("kind, options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {})],
                          ids=["jpeg", "progressive", "png"])
 def test_a_picture_that_was_cut_is_found_whatever_its_header_says(picture, kind, options):

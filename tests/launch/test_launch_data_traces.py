@@ -168,6 +168,10 @@ def test_refusals_name_what_to_do_and_draw_nothing(data, tmp_path, ask, capsys, 
         assert "spld_grounding_data/100 and heldout/spld_grounding_data/600 draw different boxes" in capsys.readouterr().err
         for path, text in zip((boxes, coldstart), kept, strict=True):
             path.write_text(text)
+        (tmp_path / "c.yaml").write_text("{}")
+        assert main(["data", "traces", str(tmp_path / "c.yaml"), "--data", str(tmp_path / "nowhere"), "--out",
+                     str(tmp_path / "traced")]) == 2
+        assert "nowhere is no data folder: it holds neither train/ and heldout/ nor" in capsys.readouterr().err
         (data / "heldout" / "images" / "room" / "f.png").unlink()
         assert ask(server.url) == 2
         assert "heldout/images/room/f.png" in capsys.readouterr().err
